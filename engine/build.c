@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * build.c - fills a region of the map from the sealed layers below, in the background (D-3, M1).
+ *
+ * The look-ups run on a pool thread over immutable indexes; the merge runs on the worker and never
+ * replaces a newer layer's entry, however late it comes (T5).
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/index.h"
+#include "engine/part.h"
+
+struct build_run {
+	struct fmt_run run;
+	uint32_t ordinal;
+};
+
+struct build_waiter {
+	struct build_waiter *next;
+	struct eng_req *req;
+	void (*resume)(struct eng_req *req, int result);
+};
+
+struct eng_build {
+	struct eng_build *next;
+	struct eng_disk *disk;
+	uint64_t region;
+	struct eng_layer **layers; /* of the disk, as they were; the disk outlives the build */
+	uint32_t count;
+	struct build_run *runs;
+	size_t nruns, cap;
+	uint32_t ordinal;
+	int result;
+	struct build_waiter *waiters, **tail;
+	struct eng_task task;
+	struct eng_msg msg;
+};
+
+static void build_done(struct eng_msg *msg);
+
+static int add_run(void *arg, const struct fmt_run *run)
+{
+	struct eng_build *b = arg;
+
+	if (b->nruns == b->cap) {
+		size_t cap = b->cap ? b->cap * 2 : 256;
+		struct build_run *p = realloc(b->runs, cap * sizeof(*p));
+
+		if (!p)
+			return -ENOMEM;
+		b->runs = p;
+		b->cap = cap;
+	}
+	b->runs[b->nruns++] = (struct build_run){*run, b->ordinal};
+	return 0;
+}
+
+static void task_build(struct eng_task *task)
+{
+	struct eng_build *b = (struct eng_build *)((char *)task - offsetof(struct eng_build, task));
+	uint64_t first = b->region << ENG_MAP_REGION_BITS;
+	struct eng_index *index;
+
+	for (uint32_t i = 0; i < b->count && b->result == 0; i++) {
+		if (b->layers[i]->kind != FMT_KIND_OVERLAY)
+			continue;
+		b->ordinal = i;
+		b->result = eng_layer_index(b->layers[i], NULL, &index);
+		if (b->result == 0)
+			b->result = eng_index_each(index, first, ENG_MAP_REGION, add_run, b, NULL);
+	}
+	b->msg.run = build_done;
+	eng_queue_post(b->disk->queue, &b->msg);
+}
+
+static int merge(struct eng_build *b)
+{
+	int r = b->result;
+
+	for (size_t i = 0; i < b->nruns && r == 0; i++) {
+		const struct fmt_run *run = &b->runs[i].run;
+		bool data = run->kind == FMT_RUN_DATA;
+
+		if (run->block >= b->disk->blocks)
+			continue; /* the disk was larger once */
+		r = eng_map_merge(b->disk->map, run->block, run->count,
+				  (struct eng_map_entry){
+					  .layer = b->runs[i].ordinal,
+					  .slot = data ? run->slot : FMT_SLOT_NONE,
+					  .state = data ? ENG_MAP_DATA : ENG_MAP_ZERO,
+				  });
+	}
+	if (r == 0)
+		eng_map_set_built(b->disk->map, b->region);
+	return r;
+}
+
+static void build_done(struct eng_msg *msg)
+{
+	struct eng_build *b = (struct eng_build *)((char *)msg - offsetof(struct eng_build, msg));
+	struct eng_disk *disk = b->disk;
+	struct eng_build **p = &disk->builds;
+	struct build_waiter *w = b->waiters, *next;
+	int r = merge(b);
+
+	while (*p != b)
+		p = &(*p)->next;
+	*p = b->next;
+	disk->background--;
+	for (; w; w = next) {
+		next = w->next;
+		w->resume(w->req, r);
+		free(w);
+	}
+	free(b->layers);
+	free(b->runs);
+	free(b);
+}
+
+static struct eng_build *build_start(struct eng_disk *disk, uint64_t region)
+{
+	struct eng_build *b = calloc(1, sizeof(*b));
+
+	if (!b)
+		return NULL;
+	b->layers = malloc(disk->indexed * sizeof(struct eng_layer *));
+	if (!b->layers) {
+		free(b);
+		return NULL;
+	}
+	memcpy(b->layers, disk->layers, disk->indexed * sizeof(struct eng_layer *));
+	b->count = disk->indexed;
+	b->disk = disk;
+	b->region = region;
+	b->tail = &b->waiters;
+	b->task.run = task_build;
+	b->next = disk->builds;
+	disk->builds = b;
+	disk->background++;
+	eng_pool_submit(disk->pool, ENG_POOL_URGENT, &b->task);
+	return b;
+}
+
+bool eng_build_region(struct eng_disk *disk, uint64_t region, struct eng_req *req,
+		      void (*resume)(struct eng_req *req, int result))
+{
+	struct eng_build *b = disk->builds;
+	struct build_waiter *w;
+
+	if (disk->indexed == 0 ||
+	    (disk->indexed == 1 && disk->layers[0]->kind != FMT_KIND_OVERLAY) ||
+	    eng_map_is_built(disk->map, region))
+		return true;
+	while (b && b->region != region)
+		b = b->next;
+	w = calloc(1, sizeof(*w));
+	if (w && !b)
+		b = build_start(disk, region);
+	if (!w || !b) {
+		free(w);
+		resume(req, -ENOMEM);
+		return false;
+	}
+	w->req = req;
+	w->resume = resume;
+	*b->tail = w;
+	b->tail = &w->next;
+	return false;
+}

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * convert.c - copies an image into a new file, without its holes and zeros (IM-8). The new file is
+ * durable with its name when the call returns 0, and gone when it fails; a vmo is sealed at the end.
+ * Any thread.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/image_impl.h"
+#include "engine/index.h"
+
+#define CHUNK    (2u << 20)  /* bytes read at once */
+#define PIECE    (64u << 10) /* zeros are left out in this unit */
+#define SLEEP_NS 100000000u  /* a cancel is seen this soon while a rate limit holds us back */
+
+struct copy {
+	struct eng_io *io;
+	const char *path; /* of the new file */
+	struct eng_image *src, *dst;
+	uint64_t size;
+	uint8_t *buf;
+	uint64_t rate, start_ns, moved; /* bytes a second; since when; bytes read since */
+	eng_progress *progress;
+	void *arg;
+	struct fmt_error *err;
+};
+
+/* --- the copy --- */
+
+static bool is_zero(const uint8_t *p, size_t len)
+{
+	return p[0] == 0 && !memcmp(p, p + 1, len - 1);
+}
+
+/* Writes what is not zero of the chunk at @at. */
+static int write_chunk(struct copy *c, size_t len, uint64_t at)
+{
+	size_t from = 0, next;
+	int r = 0;
+
+	for (size_t p = 0; p < len && r == 0; p = next) {
+		next = PIECE - (at + p) % PIECE;
+		next = len - p < next ? len : p + next;
+		if (is_zero(c->buf + p, next - p)) {
+			if (p > from)
+				r = eng_image_write(c->dst, c->buf + from, p - from, at + from,
+						    c->err);
+			from = next;
+		}
+	}
+	if (r == 0 && len > from)
+		r = eng_image_write(c->dst, c->buf + from, len - from, at + from, c->err);
+	return r;
+}
+
+/* Asks for a cancel, and waits as the rate limit wants it. */
+static int report(struct copy *c, uint64_t done)
+{
+	uint64_t due, now;
+
+	for (;;) {
+		if (c->progress && c->progress(c->arg, done, c->size))
+			return fmt_fail(c->err, -ECANCELED,
+					"%s: cancelled after %" PRIu64 " of %" PRIu64 " bytes",
+					c->path, done, c->size);
+		due = c->rate ? (uint64_t)((double)c->moved * 1e9 / (double)c->rate) : 0;
+		now = eng_io_now_ns(c->io) - c->start_ns;
+		if (now >= due)
+			return 0;
+		eng_io_sleep_ns(c->io, due - now < SLEEP_NS ? due - now : SLEEP_NS);
+	}
+}
+
+static int copy_extent(struct copy *c, const struct eng_extent *e)
+{
+	uint64_t at = e->start, end = e->start + e->length, step;
+	int r = 0;
+
+	if (e->state != ENG_EXTENT_DATA)
+		return report(c, end);
+	for (; r == 0 && at < end; at += step) {
+		step = CHUNK - at % CHUNK;
+		step = step < end - at ? step : end - at;
+		r = eng_image_read(c->src, c->buf, step, at, c->err);
+		if (r == 0)
+			r = write_chunk(c, step, at);
+		c->moved += step;
+		if (r == 0)
+			r = report(c, at + step);
+	}
+	return r;
+}
+
+static int copy_all(struct copy *c)
+{
+	struct eng_extent e;
+	uint64_t at = 0;
+	int r = report(c, 0);
+
+	c->buf = malloc(CHUNK);
+	if (!c->buf)
+		return fmt_fail(c->err, -ENOMEM, "%s: out of memory", c->path);
+	c->start_ns = eng_io_now_ns(c->io);
+	while (r == 0 && at < c->size) {
+		r = eng_image_extent(c->src, at, &e, c->err);
+		if (r == 0)
+			r = copy_extent(c, &e);
+		at += e.length;
+	}
+	free(c->buf);
+	return r;
+}
+
+/* --- the new file --- */
+
+static void freeze(struct fmt_header *hdr, void *arg)
+{
+	hdr->state = FMT_STATE_FROZEN;
+	hdr->log_seq = *(const uint64_t *)arg;
+}
+
+static int ignore_run(void *arg, const struct fmt_run *run)
+{
+	(void)arg;
+	(void)run;
+	return 0;
+}
+
+static bool asks_to_stop(void *arg)
+{
+	struct copy *c = arg;
+
+	return c->progress && c->progress(c->arg, c->size, c->size);
+}
+
+/* The whole disk is in one layer, flushed: nothing will be written to it any more. */
+static int seal(struct copy *c)
+{
+	struct eng_layer_open how = {.path = c->path, .kind = FMT_KIND_OVERLAY, .writable = true};
+	static const uint8_t no_parent[16];
+	struct eng_layer *layer = NULL;
+	int r = eng_layer_open(c->io, &how, c->err, &layer);
+
+	if (r == 0)
+		r = eng_log_replay(layer, ignore_run, NULL, c->err);
+	if (r == 0)
+		r = eng_layer_update(layer, freeze, &layer->log.seq, c->err);
+	if (r == 0) {
+		atomic_store(&layer->harden, ENG_HARDEN_DONE);
+		r = eng_layer_seal(layer, no_parent, c->rate, asks_to_stop, c, c->err);
+	}
+	eng_layer_put(layer);
+	return r;
+}
+
+static int fill(struct copy *c, const char *format)
+{
+	int r = eng_image_open_as(c->io, c->path, format, NULL, true, c->err, &c->dst);
+
+	if (r < 0)
+		return r;
+	r = copy_all(c);
+	if (r == 0)
+		r = eng_image_flush(c->dst, c->err);
+	eng_image_close(c->dst);
+	return r == 0 && !strcmp(format, "vmo") ? seal(c) : r;
+}
+
+static int make(struct copy *c, const char *format)
+{
+	bool vmo = !strcmp(format, "vmo");
+	int r = eng_image_create(c->io, c->path, format, NULL,
+				 vmo ? (c->size + 511) / 512 * 512 : c->size, c->err);
+
+	if (r < 0)
+		return r;
+	r = fill(c, format);
+	if (r < 0)
+		eng_io_unlink(c->io, c->path);
+	return r;
+}
+
+int eng_image_convert(struct eng_io *io, const char *src, const char *src_format, const char *dst,
+		      const char *dst_format, uint64_t rate_limit, eng_progress *progress,
+		      void *arg, struct fmt_error *err)
+{
+	struct copy c = {
+		.io = io,
+		.path = dst,
+		.rate = rate_limit,
+		.progress = progress,
+		.arg = arg,
+		.err = err,
+	};
+	int r;
+
+	if (err)
+		err->text[0] = 0;
+	r = eng_image_open_as(io, src, src_format, NULL, false, err, &c.src);
+	if (r < 0)
+		return r;
+	c.size = eng_image_size(c.src);
+	r = make(&c, dst_format ? dst_format : "raw");
+	if (r < 0 && err && !err->text[0])
+		fmt_fail(err, r, "%s: cannot copy %s: %s", dst, src, strerror(-r));
+	eng_image_close(c.src);
+	return r;
+}

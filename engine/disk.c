@@ -1,0 +1,256 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * disk.c - a chain put together, its requests checked and sent on their way, and its head moved past
+ * the cuts that fired. The worker's thread only, but for the posts at the end.
+ */
+#include "engine/disk.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/part.h"
+
+#define LOG_BOUND (128ull << 20) /* bytes: replayed in about a tenth of a second */
+#define MAP_BOUND (4ull << 20)   /* blocks: 32 MiB of map */
+
+/* --- loading --- */
+
+struct load {
+	struct eng_disk *disk;
+	uint32_t ordinal;
+};
+
+static int load_run(void *arg, const struct fmt_run *run)
+{
+	struct load *ld = arg;
+
+	return eng_map_put(ld->disk->map, run->block, run->count,
+			   (struct eng_map_entry){
+				   .layer = ld->ordinal,
+				   .slot = run->kind == FMT_RUN_DATA ? run->slot : FMT_SLOT_NONE,
+				   .state = run->kind == FMT_RUN_DATA ? ENG_MAP_DATA : ENG_MAP_ZERO,
+			   });
+}
+
+/* D-3: the sealed layers at the bottom answer through their indexes, the others are loaded now. */
+static int load_layers(struct eng_disk *disk, struct fmt_error *err)
+{
+	uint32_t i = 0;
+	int r = 0;
+
+	if (disk->nlayers && disk->layers[0]->kind != FMT_KIND_OVERLAY)
+		i = 1;
+	while (i < disk->nlayers && atomic_load(&disk->layers[i]->sealed))
+		i++;
+	disk->indexed = i;
+	for (; i < disk->nlayers && r == 0; i++) {
+		struct load ld = {.disk = disk, .ordinal = i};
+
+		r = eng_log_replay(disk->layers[i], load_run, &ld, err);
+	}
+	return r;
+}
+
+static int append_layer(struct eng_disk *disk, struct eng_layer *layer)
+{
+	if (disk->nlayers == disk->layers_cap) {
+		uint32_t cap = disk->layers_cap ? disk->layers_cap * 2 : 8;
+		struct eng_layer **p = realloc(disk->layers, cap * sizeof(struct eng_layer *));
+
+		if (!p)
+			return -ENOMEM;
+		disk->layers = p;
+		disk->layers_cap = cap;
+	}
+	disk->layers[disk->nlayers++] = layer;
+	return 0;
+}
+
+int eng_disk_create(const struct eng_disk_spec *spec, struct fmt_error *err, struct eng_disk **ret)
+{
+	struct eng_disk *disk = calloc(1, sizeof(*disk));
+	uint64_t bs = 1ull << spec->block_bits;
+	int r = -ENOMEM;
+
+	if (!disk)
+		return r;
+	disk->io = spec->io;
+	disk->pool = spec->pool;
+	disk->queue = spec->queue;
+	disk->ops = spec->ops;
+	disk->owner = spec->owner;
+	disk->id = spec->id;
+	disk->size = spec->size;
+	disk->block_bits = spec->block_bits;
+	disk->blocks = (spec->size + bs - 1) >> spec->block_bits;
+	disk->read_only = spec->read_only;
+	disk->verify = true;
+	disk->log_bound = spec->log_bound ? spec->log_bound : LOG_BOUND;
+	disk->map_bound = spec->map_bound ? spec->map_bound : MAP_BOUND;
+	disk->stalled_tail = &disk->stalled;
+	r = eng_map_create(disk->blocks, &disk->map);
+	for (uint32_t i = 0; r == 0 && i < spec->nlayers; i++)
+		r = append_layer(disk, spec->layers[i]);
+	if (r < 0)
+		goto fail;
+	disk->head = disk->layers[disk->nlayers - 1];
+	disk->first_undurable = disk->nlayers - 1;
+	r = load_layers(disk, err);
+	if (r < 0)
+		goto fail;
+	eng_queue_attached(disk->queue, 1);
+	*ret = disk;
+	return 0;
+fail:
+	eng_map_destroy(disk->map);
+	free(disk->layers);
+	free(disk);
+	return r;
+}
+
+void eng_disk_set_journal(struct eng_disk *disk, struct eng_journal *journal)
+{
+	disk->journal = journal;
+	atomic_store(&disk->journal_nonce, eng_journal_nonce(journal));
+}
+
+void eng_disk_destroy(struct eng_disk *disk)
+{
+	if (!disk)
+		return;
+	assert(!disk->requests && !disk->background && !disk->locks.head);
+	eng_queue_attached(disk->queue, -1);
+	for (uint32_t i = 0; i < disk->nlayers; i++)
+		eng_layer_put(disk->layers[i]);
+	eng_journal_close(disk->journal);
+	eng_map_destroy(disk->map);
+	free(disk->layers);
+	free(disk);
+}
+
+int eng_disk_settle(struct eng_disk *disk, uint64_t timeout_ns)
+{
+	uint64_t end = eng_io_now_ns(disk->io) + timeout_ns;
+
+	while (disk->background || atomic_load(&disk->hardened_posted)) {
+		int r = eng_queue_turn(disk->queue, 10000000);
+
+		if (r < 0 && r != -EINTR)
+			return r;
+		if (eng_io_now_ns(disk->io) > end)
+			return -ETIMEDOUT;
+	}
+	return 0;
+}
+
+/* --- the head and the cuts (P1) --- */
+
+void eng_disk_promote(struct eng_disk *disk)
+{
+	while (eng_layer_fired(disk->head)) {
+		struct eng_layer *next = atomic_load(&disk->head->succ)->layer;
+
+		/* The pointer array must grow before anyone relies on the new head; a worker that
+		 * cannot get a few bytes keeps trying rather than write behind the cut. */
+		while (append_layer(disk, next) < 0)
+			eng_io_sleep_ns(disk->io, 1000000);
+		eng_layer_get(next);
+		disk->head = next;
+	}
+}
+
+struct eng_layer *eng_disk_enter(struct eng_disk *disk, uint32_t *ordinal)
+{
+	while (!eng_layer_enter(disk->head))
+		eng_disk_promote(disk);
+	*ordinal = disk->nlayers - 1;
+	return disk->head;
+}
+
+/* --- requests --- */
+
+void eng_req_end(struct eng_req *req, int result)
+{
+	struct eng_disk *disk = req->disk;
+
+	if (req->start_ns) {
+		uint64_t ns = eng_io_now_ns(disk->io) - req->start_ns;
+
+		if (ns > atomic_load_explicit(&disk->max_write_ns, memory_order_relaxed))
+			atomic_store(&disk->max_write_ns, ns);
+	}
+	free(req->bounce);
+	if (req->runs != req->runs_inline)
+		free(req->runs);
+	req->wiov = NULL;
+	req->bounce = NULL;
+	req->runs = NULL;
+	req->result = result;
+	disk->requests--;
+	req->done(req);
+}
+
+static int check(const struct eng_req *req)
+{
+	const struct eng_disk *disk = req->disk;
+
+	if (req->op != ENG_READ && req->op != ENG_FLUSH && disk->read_only)
+		return -EROFS;
+	if (req->offset > disk->size || req->length > disk->size - req->offset)
+		return -EINVAL;
+	return 0;
+}
+
+void eng_disk_start(struct eng_req *req)
+{
+	struct eng_disk *disk = req->disk;
+	int r = check(req);
+
+	disk->requests++;
+	if (r < 0 || (req->length == 0 && req->op != ENG_FLUSH)) {
+		eng_req_end(req, r);
+		return;
+	}
+	if (req->op == ENG_READ) {
+		eng_read_start(req);
+		return;
+	}
+	if (req->op != ENG_FLUSH && atomic_load_explicit(&disk->watched, memory_order_relaxed))
+		req->start_ns = eng_io_now_ns(disk->io);
+	switch (req->op) {
+	case ENG_WRITE: eng_write_start(req); break;
+	case ENG_FLUSH: eng_flush_start(req); break;
+	default: eng_zero_start(req);
+	}
+}
+
+/* --- from other threads --- */
+
+static void msg_hardened(struct eng_msg *msg)
+{
+	struct eng_disk *disk = (struct eng_disk *)((char *)msg -
+						    offsetof(struct eng_disk, hardened_msg));
+	struct eng_waiter *w = disk->hardening, *next;
+
+	atomic_store(&disk->hardened_posted, false);
+	disk->hardening = NULL;
+	for (; w; w = next) {
+		next = w->next;
+		w->wake(w, -EAGAIN);
+	}
+}
+
+void eng_disk_post_hardened(struct eng_disk *disk)
+{
+	if (atomic_exchange(&disk->hardened_posted, true))
+		return;
+	disk->hardened_msg.run = msg_hardened;
+	eng_queue_post(disk->queue, &disk->hardened_msg);
+}
+
+void eng_disk_rolled(struct eng_disk *disk, int result)
+{
+	(void)result; /* a failed roll is asked for again by the next write over the bound */
+	disk->rolling = false;
+}

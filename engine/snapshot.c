@@ -1,0 +1,697 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * snapshot.c - prepare, cut, drain, harden, commit: one coordinator thread a cut (CU-*).
+ *
+ * What a crash leaves: before the intent, files without a row (removed at open). From the intent to
+ * the commit, an intent that recovery takes back: overlays that hold nothing go, others stay members of
+ * their chains, boundaries are cleared. After the commit, the snapshot.
+ */
+#include "engine/snapshot.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/overlay.h"
+
+#define DRAIN_NS  (30ull * 1000000000) /* for writes in flight when the cut fired */
+#define SETTLE_NS (5ull * 1000000000)  /* for a roll, an attach or a detach to end */
+
+struct eng_snapshot {
+	struct eng_snapshot *next; /* store->cuts */
+	struct eng_store *store;
+	struct eng_snapshot_spec spec;
+	struct eng_cut *cut;
+	struct eng_batch *batch;
+	struct eng_member *members;
+	size_t count;
+	struct cat_disk *skipped;
+	size_t skipped_count;
+	bool intended;     /* the intent is in the catalog */
+	bool has_snapshot; /* false: a roll */
+	uint64_t started_ns;
+	void (*phase)(void *arg, int phase);
+	void *phase_arg;
+	struct eng_snapshot_times times;
+};
+
+/* --- membership (CU-4) --- */
+
+bool eng_store_collection_in_cut(struct eng_store *store, const struct fmt_uuid *collection)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&store->lock);
+	for (struct eng_snapshot *s = store->cuts; s; s = s->next)
+		found = found || fmt_uuid_equal(&s->spec.collection.id, collection);
+	pthread_mutex_unlock(&store->lock);
+	return found;
+}
+
+bool eng_store_vm_in_cut(struct eng_store *store, const struct fmt_uuid *vm)
+{
+	struct fmt_uuid *collections = NULL;
+	bool found = false;
+	size_t n = 0;
+
+	pthread_mutex_lock(&store->lock);
+	for (struct eng_snapshot *s = store->cuts; s; s = s->next)
+		n++;
+	collections = calloc(n + 1, sizeof(*collections));
+	n = 0;
+	for (struct eng_snapshot *s = store->cuts; collections && s; s = s->next)
+		collections[n++] = s->spec.collection.id;
+	pthread_mutex_unlock(&store->lock);
+	if (!collections)
+		return true; /* cannot tell: the careful answer */
+	for (size_t i = 0; i < n && !found; i++) {
+		struct cat_vm *vms = NULL;
+		size_t count = 0;
+
+		if (eng_catalog_list_members(store->catalog, &collections[i], &vms, &count) < 0)
+			found = true;
+		for (size_t j = 0; j < count; j++)
+			found = found || fmt_uuid_equal(&vms[j].id, vm);
+		free(vms);
+	}
+	free(collections);
+	return found;
+}
+
+static void cuts_add(struct eng_snapshot *s)
+{
+	pthread_mutex_lock(&s->store->lock);
+	s->next = s->store->cuts;
+	s->store->cuts = s;
+	pthread_mutex_unlock(&s->store->lock);
+}
+
+static void cuts_remove(struct eng_snapshot *s)
+{
+	pthread_mutex_lock(&s->store->lock);
+	for (struct eng_snapshot **p = &s->store->cuts; *p; p = &(*p)->next)
+		if (*p == s) {
+			*p = s->next;
+			break;
+		}
+	pthread_mutex_unlock(&s->store->lock);
+}
+
+/* --- check --- */
+
+/* Another create's disk is refused at once; a roll, an attach or a detach is waited for (T7). */
+static int claim_member(struct eng_store *store, const struct cat_disk *disk,
+			struct eng_entry **ret)
+{
+	struct eng_entry *e;
+	bool in_cut;
+	int r;
+
+	pthread_mutex_lock(&store->lock);
+	e = eng_entry_get_locked(store, &disk->id);
+	in_cut = e && e->in_cut;
+	pthread_mutex_unlock(&store->lock);
+	if (in_cut)
+		return -EBUSY;
+	r = eng_entry_claim(store, &disk->id, eng_io_now_ns(store->io) + SETTLE_NS, &e);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&store->lock);
+	e->in_cut = true;
+	pthread_mutex_unlock(&store->lock);
+	*ret = e;
+	return 0;
+}
+
+static int add_member(struct eng_snapshot *s, const struct cat_disk *disk, struct fmt_error *err)
+{
+	struct eng_member *m = &s->members[s->count];
+	struct eng_layer *tail;
+	int r = claim_member(s->store, disk, &m->entry);
+
+	if (r < 0)
+		return fmt_fail(err, r, "%s/%s: %s", disk->vm_name, disk->name,
+				r == -EBUSY ? "busy with another snapshot" : strerror(-r));
+	/* The row may have changed while we waited for the disk. */
+	r = eng_catalog_get_disk_id(s->store->catalog, &disk->id, &m->disk);
+	if (r == 0)
+		r = eng_entry_tail(m->entry, &m->disk, err, &tail);
+	if (r < 0) {
+		eng_entry_release(m->entry);
+		return r;
+	}
+	/* A worker that has not looked yet is behind; the chain's end is what counts. */
+	m->tail = eng_layer_get(eng_layer_newest(tail));
+	m->index = (uint32_t)s->count++;
+	if (atomic_load(&m->tail->poisoned))
+		return fmt_fail(err, -ENOTRECOVERABLE,
+				"%s/%s: a failed flush poisoned its head; reopen the store",
+				disk->vm_name, disk->name);
+	return 0;
+}
+
+static int check_name(struct eng_snapshot *s, struct fmt_error *err)
+{
+	struct cat_snapshot row;
+	int r = eng_catalog_get_snapshot(s->store->catalog, s->spec.collection.name, s->spec.name,
+					 &row);
+
+	if (r == 0)
+		return fmt_fail(err, -EEXIST, "%s@%s: the name is taken", s->spec.collection.name,
+				s->spec.name);
+	return r == -ENOENT ? 0 : fmt_fail(err, r, "cannot read the catalog");
+}
+
+static int check_disks(struct eng_snapshot *s, struct fmt_error *err)
+{
+	struct cat_disk *disks = NULL;
+	size_t n = 0;
+	int r = eng_catalog_list_collection_disks(s->store->catalog, &s->spec.collection.id, &disks,
+						  &n);
+
+	if (r < 0)
+		return fmt_fail(err, r, "%s: cannot list its disks", s->spec.collection.name);
+	s->members = calloc(n + 1, sizeof(*s->members));
+	s->skipped = calloc(n + 1, sizeof(*s->skipped));
+	if (!s->members || !s->skipped)
+		r = fmt_fail(err, -ENOMEM, "no memory for %zu disks", n);
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		if (!disks[i].independent)
+			r = add_member(s, &disks[i], err);
+		else if (s->spec.ignore_independent)
+			s->skipped[s->skipped_count++] = disks[i];
+		else
+			r = fmt_fail(err, -EPERM,
+				     "%s/%s: independent, cannot be snapshotted "
+				     "(IgnoreNonSnapshottableDisks skips it)",
+				     disks[i].vm_name, disks[i].name);
+	}
+	if (r == 0 && !s->count)
+		r = fmt_fail(err, -ENODATA, "%s: has no disk to snapshot", s->spec.collection.name);
+	free(disks);
+	return r;
+}
+
+static struct eng_snapshot *snapshot_alloc(struct eng_store *store)
+{
+	struct eng_snapshot *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return NULL;
+	s->store = store;
+	s->started_ns = eng_io_now_ns(store->io);
+	if (eng_cut_create(&s->cut) < 0) {
+		free(s);
+		return NULL;
+	}
+	return s;
+}
+
+int eng_snapshot_check(struct eng_store *store, const struct eng_snapshot_spec *spec,
+		       struct fmt_error *err, struct eng_snapshot **ret)
+{
+	struct eng_snapshot *s = snapshot_alloc(store);
+	int r;
+
+	if (!s)
+		return fmt_fail(err, -ENOMEM, "no memory for a snapshot");
+	s->spec = *spec;
+	s->has_snapshot = true;
+	cuts_add(s); /* membership is locked from here on */
+	r = check_name(s, err);
+	if (r == 0)
+		r = check_disks(s, err);
+	if (r < 0) {
+		eng_snapshot_destroy(s);
+		return r;
+	}
+	*ret = s;
+	return 0;
+}
+
+static void drop_members(struct eng_snapshot *s)
+{
+	for (size_t i = 0; i < s->count; i++) {
+		eng_layer_put(s->members[i].tail);
+		eng_layer_put(s->members[i].pending);
+	}
+}
+
+void eng_snapshot_destroy(struct eng_snapshot *s)
+{
+	if (!s)
+		return;
+	drop_members(s);
+	for (size_t i = 0; i < s->count; i++)
+		eng_entry_release(s->members[i].entry);
+	cuts_remove(s);
+	eng_batch_destroy(s->batch);
+	eng_cut_put(s->cut);
+	free(s->members);
+	free(s->skipped);
+	free(s);
+}
+
+/* --- catalog --- */
+
+static void snapshot_row(const struct eng_snapshot *s, uint32_t state, struct cat_snapshot *row)
+{
+	memset(row, 0, sizeof(*row));
+	row->id = s->spec.id;
+	row->collection = s->spec.collection.id;
+	strcpy(row->name, s->spec.name);
+	strcpy(row->collection_name, s->spec.collection.name);
+	strcpy(row->element_name, s->spec.element_name);
+	row->state = state;
+	row->type = s->spec.type;
+	row->consistency = s->spec.consistency;
+	row->guest_backup_type = s->spec.guest_backup_type;
+	row->disks = (uint32_t)s->count;
+	row->skipped = (uint32_t)s->skipped_count;
+	row->created_ns = eng_io_wall_ns(s->store->io);
+	row->cut_wall_ns = s->times.cut_wall_ns;
+	row->cut_ns = s->times.cut_ns;
+	row->prepare_ns = s->times.prepare_ns;
+	row->drain_ns = s->times.drain_ns;
+	row->harden_ns = s->times.harden_ns;
+	row->total_ns = s->times.total_ns;
+	row->max_write_latency_ns = s->times.max_write_latency_ns;
+}
+
+static void put_snapshot_disk(struct eng_snapshot *s, const struct cat_disk *disk,
+			      const struct fmt_uuid *layer, uint32_t index, bool skipped)
+{
+	struct cat_snapshot_disk row = {
+		.snapshot = s->spec.id,
+		.disk = disk->id,
+		.size = disk->size,
+		.index = index,
+		.skipped = skipped,
+	};
+
+	if (layer)
+		row.layer = *layer;
+	strcpy(row.vm_name, disk->vm_name);
+	strcpy(row.disk_name, disk->name);
+	eng_catalog_put_snapshot_disk(s->store->catalog, &row);
+}
+
+static void put_pending(struct eng_snapshot *s, const struct eng_member *m)
+{
+	struct cat_layer row = {
+		.id = m->pending->id,
+		.disk = m->disk.id,
+		.parent = m->tail->id,
+		.kind = FMT_KIND_OVERLAY,
+		.state = CAT_LAYER_PENDING,
+		.generation = m->pending->hdr.generation,
+		.created_ns = m->pending->hdr.created_ns,
+	};
+
+	eng_catalog_put_layer(s->store->catalog, &row);
+}
+
+/* The files are there before their rows: a row without a file is never left. */
+static int intent(struct eng_snapshot *s, struct fmt_error *err)
+{
+	struct eng_catalog *cat = s->store->catalog;
+	struct cat_snapshot row;
+	int r = eng_catalog_begin(cat);
+
+	if (r < 0)
+		return fmt_fail(err, r, "cannot begin in the catalog: %s", strerror(-r));
+	if (s->has_snapshot) {
+		snapshot_row(s, CAT_SNAPSHOT_INTENT, &row);
+		eng_catalog_put_snapshot(cat, &row);
+	}
+	for (size_t i = 0; i < s->count; i++) {
+		put_pending(s, &s->members[i]);
+		if (s->has_snapshot)
+			put_snapshot_disk(s, &s->members[i].disk, &s->members[i].tail->id,
+					  s->members[i].index, false);
+	}
+	for (size_t i = 0; i < s->skipped_count; i++)
+		put_snapshot_disk(s, &s->skipped[i], NULL, (uint32_t)(s->count + i), true);
+	r = eng_catalog_commit(cat, err);
+	s->intended = r == 0;
+	return r;
+}
+
+/* CU-19: a head only moves forward: a roll may have recorded a newer one already. */
+static void put_head(struct eng_snapshot *s, const struct eng_member *m)
+{
+	struct eng_catalog *cat = s->store->catalog;
+	struct cat_layer now;
+	struct cat_disk disk;
+
+	eng_catalog_set_layer_state(cat, &m->pending->id, CAT_LAYER_ACTIVE);
+	if (eng_catalog_get_disk_id(cat, &m->disk.id, &disk) == 0 &&
+	    eng_catalog_get_layer(cat, &disk.head, &now) == 0 &&
+	    now.generation >= m->pending->hdr.generation)
+		return;
+	eng_catalog_set_disk_head(cat, &m->disk.id, &m->pending->id);
+}
+
+static int commit(struct eng_snapshot *s, struct fmt_error *err)
+{
+	struct eng_catalog *cat = s->store->catalog;
+	int64_t now = eng_io_wall_ns(s->store->io);
+	struct cat_snapshot row;
+	struct cat_job job = s->spec.job;
+	int r = eng_catalog_begin(cat);
+
+	if (r < 0)
+		return fmt_fail(err, r, "cannot begin in the catalog: %s", strerror(-r));
+	for (size_t i = 0; i < s->count; i++) {
+		struct eng_member *m = &s->members[i];
+
+		eng_catalog_set_layer_state(cat, &m->tail->id, CAT_LAYER_HARDENED);
+		if (s->has_snapshot)
+			eng_catalog_set_layer_snapshot(cat, &m->tail->id, &s->spec.id);
+		put_head(s, m);
+	}
+	if (s->has_snapshot) {
+		snapshot_row(s, CAT_SNAPSHOT_COMPLETE, &row);
+		eng_catalog_put_snapshot(cat, &row);
+	}
+	if (s->has_snapshot && !fmt_uuid_is_none(&job.id)) {
+		job.state = 7;
+		job.percent = 100;
+		job.error_code = 0;
+		job.error_text[0] = 0;
+		job.affected = s->spec.id;
+		job.changed_ns = now;
+		job.ended_ns = now;
+		job.cancellable = false;
+		eng_catalog_put_job(cat, &job);
+	}
+	return eng_catalog_commit(cat, err);
+}
+
+/* --- the end of a cut that did not happen (CU-21) --- */
+
+static void undo(struct eng_snapshot *s)
+{
+	struct eng_catalog *cat = s->store->catalog;
+	int r = 0;
+
+	eng_cut_abandon(s->cut);
+	for (size_t i = 0; i < s->count; i++)
+		if (s->members[i].attached)
+			eng_cut_detach(s->members[i].tail);
+	if (s->intended) {
+		r = eng_catalog_begin(cat);
+		if (r == 0) {
+			if (s->has_snapshot)
+				eng_catalog_remove_snapshot(cat, &s->spec.id);
+			for (size_t i = 0; i < s->count; i++)
+				eng_catalog_remove_layer(cat, &s->members[i].pending->id);
+			r = eng_catalog_commit(cat, NULL);
+		}
+	}
+	/* With the rows still there the files stay: recovery takes both away. */
+	for (size_t i = 0; i < s->count && r == 0; i++)
+		if (s->members[i].pending)
+			eng_io_unlink(s->store->io, s->members[i].pending->path);
+}
+
+/* --- the end of a cut that happened without a snapshot (CU-20) --- */
+
+static void move_tails(struct eng_snapshot *s)
+{
+	for (size_t i = 0; i < s->count; i++)
+		eng_entry_set_tail(s->members[i].entry, s->members[i].pending);
+}
+
+static void fail_after_cut(struct eng_snapshot *s)
+{
+	struct eng_catalog *cat = s->store->catalog;
+	struct cat_snapshot row;
+	int r;
+
+	move_tails(s);
+	if (eng_catalog_poisoned(cat))
+		return; /* CU-22: the next open decides, from the boundaries too */
+	r = eng_catalog_begin(cat);
+	if (r < 0)
+		return;
+	for (size_t i = 0; i < s->count; i++)
+		put_head(s, &s->members[i]);
+	if (s->has_snapshot) {
+		snapshot_row(s, CAT_SNAPSHOT_DELETING, &row);
+		eng_catalog_put_snapshot(cat, &row);
+	}
+	r = eng_catalog_commit(cat, NULL);
+	if (r < 0 || eng_batch_unbound(s->batch, s->members, s->count) < 0 || !s->has_snapshot)
+		return; /* the row stays until the boundaries are gone (RV-7) */
+	if (eng_catalog_begin(cat) == 0) {
+		eng_catalog_remove_snapshot(cat, &s->spec.id);
+		eng_catalog_commit(cat, NULL);
+	}
+}
+
+/* --- prepare --- */
+
+struct ping {
+	struct eng_msg msg;
+	_Atomic unsigned refs;
+	_Atomic bool seen;
+};
+
+static void ping_put(struct ping *p)
+{
+	if (atomic_fetch_sub(&p->refs, 1) == 1)
+		free(p);
+}
+
+static void ping_run(struct eng_msg *msg)
+{
+	struct ping *p = (struct ping *)msg;
+
+	atomic_store(&p->seen, true);
+	ping_put(p);
+}
+
+/*
+ * T8: a thread that no longer turns its ring must not hold the others' cut: every queue with a write
+ * in flight on a member answers before the cut, or there is none.
+ */
+static int check_alive(struct eng_snapshot *s, uint64_t deadline_ns, struct fmt_error *err)
+{
+	struct eng_io *io = s->store->io;
+
+	for (size_t i = 0; i < s->count; i++) {
+		struct eng_member *m = &s->members[i];
+		struct ping *p;
+		bool seen;
+
+		if (!m->entry->disk || !atomic_load(&m->tail->inflight))
+			continue;
+		p = calloc(1, sizeof(*p));
+		if (!p)
+			return fmt_fail(err, -ENOMEM, "no memory");
+		atomic_store(&p->refs, 2);
+		p->msg.run = ping_run;
+		eng_queue_post(m->entry->disk->queue, &p->msg);
+		while (!(seen = atomic_load(&p->seen)) && eng_io_now_ns(io) < deadline_ns &&
+		       atomic_load(&s->cut->word) == ENG_CUT_PREPARED)
+			eng_io_sleep_ns(io, 20000);
+		ping_put(p);
+		if (atomic_load(&s->cut->word) != ENG_CUT_PREPARED)
+			return fmt_fail(err, -ECANCELED, "ended before the cut");
+		if (!seen)
+			return fmt_fail(err, -ETIMEDOUT,
+					"%s/%s: its queue is not being polled (T8)",
+					m->disk.vm_name, m->disk.name);
+	}
+	return 0;
+}
+
+static int prepare(struct eng_snapshot *s, uint64_t deadline_ns, struct fmt_error *err)
+{
+	int r = eng_batch_create(s->store, &s->batch);
+
+	if (r < 0)
+		return fmt_fail(err, r, "cannot set up a ring: %s", strerror(-r));
+	r = eng_batch_create_overlays(s->batch, s->members, s->count, err);
+	if (r == 0)
+		r = intent(s, err);
+	for (size_t i = 0; r == 0 && i < s->count; i++) {
+		r = eng_cut_attach(s->cut, s->members[i].tail, s->members[i].pending);
+		s->members[i].attached = r == 0;
+		if (r < 0)
+			fmt_fail(err, r, "%s/%s: has a pending overlay already",
+				 s->members[i].disk.vm_name, s->members[i].disk.name);
+	}
+	if (r == 0)
+		r = check_alive(s, deadline_ns, err);
+	if (r == 0 && eng_io_now_ns(s->store->io) > deadline_ns)
+		r = fmt_fail(err, -ETIMEDOUT, "preparing %zu disks took longer than the time-out",
+			     s->count);
+	return r;
+}
+
+/* --- run --- */
+
+static void watch(struct eng_snapshot *s, bool on)
+{
+	uint64_t max = 0;
+
+	for (size_t i = 0; i < s->count; i++) {
+		struct eng_disk *disk = s->members[i].entry->disk;
+
+		if (!disk)
+			continue;
+		if (on)
+			atomic_store(&disk->max_write_ns, 0);
+		else if (atomic_load(&disk->max_write_ns) > max)
+			max = atomic_load(&disk->max_write_ns);
+		atomic_store(&disk->watched, on);
+	}
+	if (!on)
+		s->times.max_write_latency_ns = max;
+}
+
+static int cut(struct eng_snapshot *s, struct fmt_error *err)
+{
+	uint64_t before = eng_io_now_ns(s->store->io);
+
+	if (!eng_cut_fire(s->cut))
+		return fmt_fail(err, -ECANCELED, "ended before the cut");
+	s->times.cut_ns = eng_io_now_ns(s->store->io) - before;
+	s->times.cut_wall_ns = eng_io_wall_ns(s->store->io);
+	s->times.prepare_ns = before - s->started_ns;
+	return 0;
+}
+
+static int drain(struct eng_snapshot *s, struct fmt_error *err)
+{
+	uint64_t deadline = eng_io_now_ns(s->store->io) + DRAIN_NS;
+	int first = 0;
+
+	for (size_t i = 0; i < s->count; i++) {
+		int r = eng_cut_drain(s->cut, s->members[i].tail, deadline);
+
+		if (r < 0 && first == 0)
+			first = fmt_fail(err, r, "%s/%s: a write from before the cut did not end",
+					 s->members[i].disk.vm_name, s->members[i].disk.name);
+	}
+	return first;
+}
+
+static void tell(struct eng_snapshot *s, int phase)
+{
+	if (s->phase)
+		s->phase(s->phase_arg, phase);
+}
+
+static int after_cut(struct eng_snapshot *s, struct fmt_error *err)
+{
+	static const struct fmt_uuid none;
+	struct eng_io *io = s->store->io;
+	uint64_t t = eng_io_now_ns(io);
+	int r;
+
+	tell(s, ENG_SNAPSHOT_CUT);
+	r = drain(s, err);
+	s->times.drain_ns = eng_io_now_ns(io) - t;
+	tell(s, ENG_SNAPSHOT_HARDENING);
+	t = eng_io_now_ns(io);
+	if (r == 0)
+		r = eng_batch_harden(s->batch, s->members, s->count, t + DRAIN_NS, err);
+	if (r == 0)
+		r = eng_batch_bound(s->batch, s->members, s->count,
+				    s->has_snapshot ? &s->spec.id : &none, err);
+	s->times.harden_ns = eng_io_now_ns(io) - t;
+	watch(s, false);
+	if (r < 0)
+		return r;
+	t = eng_io_now_ns(io);
+	s->times.total_ns = t - s->started_ns;
+	r = commit(s, err);
+	s->times.commit_ns = eng_io_now_ns(io) - t;
+	s->times.total_ns = eng_io_now_ns(io) - s->started_ns;
+	return r;
+}
+
+static void finish(struct eng_snapshot *s)
+{
+	move_tails(s);
+	for (size_t i = 0; i < s->count; i++) {
+		struct eng_member *m = &s->members[i];
+
+		if (m->tail->kind == FMT_KIND_OVERLAY)
+			eng_store_seal(s->store, &m->tail->id, m->tail);
+		eng_store_want_standby(m->entry);
+	}
+	eng_store_checkpoint(s->store);
+	tell(s, ENG_SNAPSHOT_COMMITTED);
+}
+
+static int run(struct eng_snapshot *s, uint64_t timeout_ns, struct fmt_error *err)
+{
+	int r;
+
+	watch(s, true);
+	r = prepare(s, s->started_ns + timeout_ns, err);
+	if (r == 0)
+		r = cut(s, err);
+	if (r < 0) {
+		watch(s, false);
+		undo(s);
+		return r;
+	}
+	r = after_cut(s, err);
+	if (r < 0)
+		fail_after_cut(s);
+	else
+		finish(s);
+	return r;
+}
+
+int eng_snapshot_run(struct eng_snapshot *snap, void (*phase)(void *arg, int phase), void *arg,
+		     struct fmt_error *err, struct eng_snapshot_times *ret)
+{
+	int r;
+
+	snap->phase = phase;
+	snap->phase_arg = arg;
+	snap->times.disks = (uint32_t)snap->count;
+	snap->times.skipped = (uint32_t)snap->skipped_count;
+	r = run(snap, snap->spec.timeout_ns, err);
+	*ret = snap->times;
+	return r;
+}
+
+bool eng_snapshot_cancel(struct eng_snapshot *snap)
+{
+	return eng_cut_abandon(snap->cut);
+}
+
+int eng_roll_run(struct eng_entry *entry, struct fmt_error *err)
+{
+	struct eng_snapshot *s = snapshot_alloc(entry->store);
+	struct eng_member *m;
+	struct eng_layer *tail;
+	int r;
+
+	if (!s)
+		return fmt_fail(err, -ENOMEM, "no memory for a roll");
+	s->members = m = calloc(1, sizeof(*m));
+	r = m ? eng_catalog_get_disk_id(entry->store->catalog, &entry->id, &m->disk) : -ENOMEM;
+	if (r == 0) {
+		m->entry = entry;
+		r = eng_entry_tail(entry, &m->disk, err, &tail);
+	}
+	if (r == 0) {
+		m->tail = eng_layer_get(eng_layer_newest(tail));
+		s->count = 1;
+		r = run(s, SETTLE_NS, err);
+	}
+	drop_members(s);
+	eng_batch_destroy(s->batch);
+	eng_cut_put(s->cut);
+	free(s->members);
+	free(s);
+	return r;
+}

@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * space.c - slots and log segments, made ahead of need by the background (SP-*, T15).
+ *
+ * A slot is given out only when its place in the file, the reserve for its index entry and checksum,
+ * and room for its log record are all there: a later flush or seal cannot meet a full disk. The
+ * worker decides, the pool's threads call the file system.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/part.h"
+
+#define CHUNK_MIN   256u          /* slots: 1 MiB of 4 KiB blocks */
+#define CHUNK_MAX   (64ull << 20) /* bytes: what is allocated ahead at once, at most */
+#define PENDING_MAX 8192u         /* mappings without a record, where no journal bounds them */
+
+enum space_kind { SPACE_SLOTS, SPACE_SEGMENT };
+
+struct eng_space_task {
+	struct eng_task task;
+	struct eng_msg msg;
+	struct eng_disk *disk;
+	struct eng_layer *layer;
+	enum space_kind kind;
+	uint64_t offset, len;
+	uint32_t slots;    /* SLOTS: ready afterwards */
+	uint32_t segments; /* SEGMENT: linked so far */
+	int result;
+};
+
+/* --- in the background --- */
+
+static void note_segments(struct fmt_header *hdr, void *arg)
+{
+	hdr->log_segments = *(uint32_t *)arg;
+}
+
+/* ML-7: the header may name only segments whose LINK is durable; it lags by one. */
+static int make_segment(struct eng_space_task *t)
+{
+	struct eng_layer *layer = t->layer;
+	void *buf = NULL;
+	int r = 0;
+
+	if (t->segments > layer->hdr.log_segments)
+		r = eng_layer_update(layer, note_segments, &t->segments, NULL);
+	if (r < 0)
+		return r;
+	if (posix_memalign(&buf, FMT_PAGE, t->len))
+		return -ENOMEM;
+	memset(buf, 0, t->len);
+	r = eng_io_pwrite(layer->io, layer->file, buf, t->len, t->offset);
+	if (r == 0)
+		r = eng_io_fdatasync(layer->io, layer->file);
+	free(buf);
+	return r;
+}
+
+static int make_slots(struct eng_space_task *t)
+{
+	int r = eng_io_allocate(t->layer->io, t->layer->file, t->offset, t->len);
+
+	if (r == -EOPNOTSUPP)
+		r = eng_io_truncate(t->layer->io, t->layer->file, t->offset + t->len);
+	return r;
+}
+
+static void space_made(struct eng_msg *msg);
+
+static void task_space(struct eng_task *task)
+{
+	struct eng_space_task *t = (struct eng_space_task *)((char *)task -
+							     offsetof(struct eng_space_task, task));
+
+	t->result = t->kind == SPACE_SLOTS ? make_slots(t) : make_segment(t);
+	t->msg.run = space_made;
+	eng_queue_post(t->disk->queue, &t->msg);
+}
+
+/* --- on the worker --- */
+
+/* Once a layer is frozen and drained its log belongs to whoever hardens it (FL-6). */
+static bool log_is_ours(struct eng_layer *layer)
+{
+	return !eng_layer_fired(layer) || atomic_load(&layer->inflight) || !eng_flush_quiet(layer);
+}
+
+static void space_made(struct eng_msg *msg)
+{
+	struct eng_space_task *t = (struct eng_space_task *)((char *)msg -
+							     offsetof(struct eng_space_task, msg));
+	struct eng_disk *disk = t->disk;
+	struct eng_layer *layer = t->layer;
+	int r = t->result;
+
+	if (t->kind == SPACE_SLOTS) {
+		layer->extending = false;
+		if (r == 0)
+			layer->slots_ready = t->slots;
+	} else {
+		layer->segmenting = false;
+		if (r == 0 && log_is_ours(layer)) {
+			layer->log.next = t->offset;
+			layer->log.next_len = t->len;
+		}
+		eng_flush_continue(disk, layer, r);
+	}
+	free(t);
+	disk->background--;
+	eng_write_unstall(disk, r);
+	eng_layer_put(layer);
+}
+
+static int submit(struct eng_disk *disk, struct eng_layer *layer, const struct eng_space_task *what)
+{
+	struct eng_space_task *t = malloc(sizeof(*t));
+
+	if (!t)
+		return -ENOMEM;
+	*t = *what;
+	t->disk = disk;
+	t->layer = eng_layer_get(layer);
+	t->task.run = task_space;
+	disk->background++;
+	/* Never behind other background work: a write, and with it a cut, may come to wait for it. */
+	eng_pool_submit(disk->pool, ENG_POOL_URGENT, &t->task);
+	return 0;
+}
+
+static int extend(struct eng_disk *disk, struct eng_layer *layer, uint32_t need)
+{
+	uint32_t max = (uint32_t)(CHUNK_MAX >> layer->block_bits);
+	uint32_t chunk = layer->chunk_slots ? layer->chunk_slots * 2 : CHUNK_MIN;
+	struct eng_space_task t = {.kind = SPACE_SLOTS};
+	uint64_t slots;
+	int r;
+
+	if (layer->extending)
+		return 0;
+	chunk = chunk < max ? chunk : max;
+	layer->chunk_slots = chunk;
+	slots = (uint64_t)layer->slots_ready + (need > chunk ? need : chunk);
+	if (slots >= FMT_SLOT_NONE)
+		return -EFBIG;
+	t.slots = (uint32_t)slots;
+	t.offset = eng_layer_slot_offset(layer, layer->slots_ready);
+	t.len = eng_layer_slot_offset(layer, t.slots) + fmt_seal_reserve(slots) - t.offset;
+	layer->extending = true;
+	r = submit(disk, layer, &t);
+	if (r < 0)
+		layer->extending = false;
+	return r;
+}
+
+static uint32_t segment_slots(const struct eng_layer *layer)
+{
+	return ENG_LOG_SEGMENT >> layer->block_bits;
+}
+
+static int make_next_segment(struct eng_disk *disk, struct eng_layer *layer)
+{
+	uint32_t slots = segment_slots(layer);
+	struct eng_space_task t = {.kind = SPACE_SEGMENT};
+	int r;
+
+	if (layer->segmenting || layer->log.next)
+		return 0;
+	if (layer->next_slot + slots > layer->slots_ready)
+		return extend(disk, layer, slots);
+	t.offset = eng_layer_slot_offset(layer, eng_space_take(layer, slots));
+	t.len = (uint64_t)slots << layer->block_bits;
+	t.segments = layer->log.segments;
+	layer->segmenting = true;
+	r = submit(disk, layer, &t);
+	if (r < 0)
+		layer->segmenting = false;
+	return r;
+}
+
+uint32_t eng_space_take(struct eng_layer *layer, uint32_t slots)
+{
+	uint32_t slot = layer->next_slot;
+
+	assert(slots <= layer->slots_ready - slot);
+	layer->next_slot += slots;
+	return slot;
+}
+
+/*
+ * T15: log bytes that must be free before @runs more mappings may be promised: every promised mapping
+ * might be flushed alone, the published ones go together, and each segment ends in a LINK.
+ */
+static uint64_t log_need(const struct eng_layer *layer, uint32_t runs)
+{
+	uint64_t granule = layer->hdr.log_granule;
+
+	return granule * (layer->promised_runs + runs + 4) +
+	       sizeof(struct fmt_run_disk) * (uint64_t)layer->pending_count;
+}
+
+bool eng_space_have(struct eng_disk *disk, struct eng_layer *layer, uint32_t slots, uint32_t runs,
+		    int *error)
+{
+	bool room = eng_log_room(layer) >= log_need(layer, runs) || layer->kind == FMT_KIND_RAW;
+	/* A segment's slots stay in hand: the log must be able to grow when the disk is full. */
+	uint32_t keep = segment_slots(layer);
+
+	if (room && layer->next_slot + slots + keep <= layer->slots_ready)
+		return true;
+	if (layer->next_slot + slots + keep > layer->slots_ready)
+		*error = extend(disk, layer, slots + keep);
+	if (*error == 0 && !room) {
+		if (layer->log.next)
+			eng_flush_background(disk); /* uses the current segment up */
+		else
+			*error = make_next_segment(disk, layer);
+	}
+	return false;
+}
+
+void eng_space_segment(struct eng_disk *disk, struct eng_layer *layer)
+{
+	int r = make_next_segment(disk, layer);
+
+	if (r < 0)
+		eng_flush_continue(disk, layer, r);
+}
+
+/* T6: rolls start at half the bound; at the whole bound a prepared cut gives way. */
+static void roll_ahead(struct eng_disk *disk, struct eng_layer *head)
+{
+	struct eng_succ *succ;
+
+	if (head->log.bytes < disk->log_bound / 2 && head->next_slot < disk->map_bound / 2)
+		return;
+	if (!disk->rolling) {
+		disk->rolling = true;
+		disk->ops->roll(disk->owner, disk);
+	}
+	if (head->log.bytes < disk->log_bound && head->next_slot < disk->map_bound)
+		return;
+	succ = atomic_load(&head->succ);
+	if (succ)
+		eng_cut_abandon(succ->cut);
+}
+
+void eng_space_ahead(struct eng_disk *disk, struct eng_layer *layer)
+{
+	const struct eng_log *log = &layer->log;
+	uint32_t ready = layer->slots_ready - layer->next_slot;
+
+	if (layer->kind != FMT_KIND_OVERLAY)
+		return;
+	if (ready < layer->chunk_slots / 2 || ready < CHUNK_MIN / 2)
+		extend(disk, layer, 0);
+	if (!log->next && log->segment + log->segment_len - log->offset < log->segment_len / 2)
+		make_next_segment(disk, layer);
+	if (disk->journal ? eng_journal_room(disk->journal) < ENG_JOURNAL_ENTRIES / 2
+			  : layer->pending_count > PENDING_MAX / 2)
+		eng_flush_background(disk);
+	if (disk->ops && layer == disk->head)
+		roll_ahead(disk, layer);
+}
