@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+/* describe.h - what describe.c and tree.c share: values and documents in JSON (DS-*). Private. */
+#ifndef API_DESCRIBE_H
+#define API_DESCRIBE_H
+
+#include <jansson.h>
+
+#include "api/service.h"
+
+/* jansson's: NULL when memory is short, which every composition passes on. */
+json_t *api_json_id(const struct fmt_uuid *id);
+json_t *api_json_time(int64_t ns);
+json_t *api_json_path(const char *path); /* '?' for what is no UTF-8 */
+json_t *api_json_name(const char *left, char sep, const char *right);
+const char *api_kind_name(uint32_t kind);
+int api_json_members(struct vmimg_service *svc, const struct fmt_uuid *collection, json_t **ret);
+/* An array of the documents that @fn makes of the rows; -ENOENT of it leaves a row out. */
+int api_json_rows(struct vmimg_service *svc, const void *rows, size_t count, size_t size,
+		  int (*fn)(struct vmimg_service *svc, const void *row, json_t **ret),
+		  json_t **ret);
+
+/* --- tree.c --- */
+int api_store_document(struct vmimg_service *svc, json_t **ret);
+int api_tree_document(struct vmimg_service *svc, json_t **ret);
+
+#endif

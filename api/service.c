@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * service.c - the service: one open store with its machine beneath, its jobs and its queues.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/job.h"
+
+#define THREADS_MAX 64u
+
+int vmimg_store_init(const char *dir, struct vmimg_error *err)
+{
+	struct fmt_error why = {""};
+	struct eng_io *io = NULL;
+	int r;
+
+	if (!dir || !*dir)
+		return api_fail(err, -EINVAL, "store: no directory given");
+	r = eng_io_posix_create(&io);
+	if (r == 0)
+		r = eng_store_init(io, dir, &why);
+	if (r < 0)
+		api_fail_why(err, r, &why, dir);
+	eng_io_destroy(io);
+	return r;
+}
+
+/* Callers built against a shorter or longer struct are served as far as both know it. */
+static int read_options(const struct vmimg_options *options, struct vmimg_error *err,
+			struct vmimg_options *ret)
+{
+	const uint8_t *bytes = (const uint8_t *)options;
+	size_t known = sizeof(*ret);
+
+	memset(ret, 0, sizeof(*ret));
+	if (!options)
+		return 0;
+	if (options->size < offsetof(struct vmimg_options, base_dirs))
+		return api_fail(err, -EINVAL, "options: size is %u, expected at least %zu",
+				options->size, offsetof(struct vmimg_options, base_dirs));
+	for (size_t i = sizeof(*ret); i < options->size; i++)
+		if (bytes[i])
+			return api_fail(err, -EINVAL,
+					"options: byte %zu is set; this version knows %zu", i,
+					sizeof(*ret));
+	memcpy(ret, options, options->size < known ? options->size : known);
+	if (ret->buffered > 1 || ret->standby > 1)
+		return api_fail(err, -EINVAL,
+				"options: buffered is %u, standby %u, expected 0 or 1",
+				ret->buffered, ret->standby);
+	if (ret->background_threads > THREADS_MAX)
+		return api_fail(err, -EINVAL, "options: background_threads is %u, expected 0..%u",
+				ret->background_threads, THREADS_MAX);
+	return 0;
+}
+
+static struct vmimg_service *service_create(void)
+{
+	struct vmimg_service *svc = calloc(1, sizeof(*svc));
+
+	if (!svc)
+		return NULL;
+	pthread_mutex_init(&svc->lock, NULL);
+	pthread_cond_init(&svc->create_ended, NULL);
+	return svc;
+}
+
+static void service_destroy(struct vmimg_service *svc)
+{
+	if (!svc)
+		return;
+	eng_io_destroy(svc->io);
+	pthread_cond_destroy(&svc->create_ended);
+	pthread_mutex_destroy(&svc->lock);
+	free(svc);
+}
+
+int vmimg_open(const char *dir, const struct vmimg_options *options, struct vmimg_error *err,
+	       struct vmimg_service **ret)
+{
+	struct vmimg_service *svc = NULL;
+	struct fmt_error why = {""};
+	struct vmimg_options o;
+	int r;
+
+	if (!dir || !*dir || !ret)
+		return api_fail(err, -EINVAL, "open: no %s given", ret ? "directory" : "result");
+	r = read_options(options, err, &o);
+	if (r < 0)
+		return r;
+	svc = service_create();
+	r = svc ? eng_io_posix_create(&svc->io) : -ENOMEM;
+	if (r == 0) {
+		const struct eng_store_options how = {
+			.buffered = o.buffered,
+			.threads = o.background_threads,
+			.standby = o.standby,
+			.log_bound = o.log_bound,
+			.map_bound = o.map_bound,
+			.seal_rate = o.seal_rate,
+			.base_dirs = o.base_dirs,
+		};
+
+		r = eng_store_open(svc->io, dir, &how, &why, &svc->store);
+	}
+	if (r < 0) {
+		api_fail_why(err, r, &why, dir);
+		goto out;
+	}
+	api_jobs_prune(svc);
+	*ret = svc;
+	svc = NULL;
+out:
+	service_destroy(svc);
+	return r;
+}
+
+int vmimg_close(struct vmimg_service *svc)
+{
+	int r;
+
+	if (!svc)
+		return 0;
+	if (atomic_load(&svc->queues))
+		return -EBUSY;
+	api_jobs_finish(svc);
+	r = eng_store_close(svc->store);
+	if (r == -EBUSY)
+		return r;
+	api_jobs_forget(svc);
+	service_destroy(svc);
+	return r;
+}

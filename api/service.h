@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * service.h - what the files of api/ share: the service, error texts, names. Private.
+ *
+ * S-API-1: the service's lock is taken before a job's lock, the store's and the catalog's, never after.
+ * S-API-2: under it a create is checked and enters the store's running cuts; whatever changes members
+ * looks at those under it too (CU-4).
+ */
+#ifndef API_SERVICE_H
+#define API_SERVICE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "api/vmimg.h"
+#include "engine/store.h"
+
+struct vmimg_service {
+	struct eng_io *io;
+	struct eng_store *store;
+	_Atomic unsigned queues;
+
+	pthread_mutex_t lock; /* guards what follows */
+	pthread_cond_t create_ended;
+	struct vmimg_job *jobs;     /* that run or somebody refers to */
+	struct vmimg_job *finished; /* ended, thread to be joined; a reference each */
+	uint64_t pruned_ns;         /* when old job rows were removed last */
+};
+
+/* --- errors (error.c) --- */
+/* Fill *@err, NULL being fine, and return @code. The text keeps to 255 bytes of printable UTF-8. */
+int api_fail(struct vmimg_error *err, int code, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+uint32_t api_answer(struct vmimg_error *err, uint32_t code, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+/* With the engine's own text; where that is empty "@what: " and the errno's. */
+int api_fail_why(struct vmimg_error *err, int code, const struct fmt_error *why, const char *what);
+uint32_t api_answer_why(struct vmimg_error *err, uint32_t code, int r, const struct fmt_error *why,
+			const char *what);
+/* The vendor code of a negative errno (RC-2). */
+uint32_t api_vendor_code(int r);
+
+/* --- names (name.c; RC-6) --- */
+bool api_name_is_valid(const char *name);
+/* "LEFT<sep>RIGHT" with valid names on both sides; -EINVAL. */
+int api_name_split(const char *text, char sep, char left[CAT_NAME_MAX], char right[CAT_NAME_MAX]);
+/* "LEFT<sep>RIGHT" into @buf. */
+void api_name_join(char buf[CAT_NS_MAX], const char *left, char sep, const char *right);
+
+#endif

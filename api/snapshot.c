@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * snapshot.c - CreateSnapshot: every check in the order of CSN-2, then the job (CSN-1..CSN-13). Any
+ * thread.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "api/job.h"
+#include "api/settings.h"
+
+#define NS_PER_MS 1000000ull
+
+struct request {
+	struct eng_snapshot_spec spec;
+	bool synchronous;
+};
+
+static struct eng_catalog *catalog_of(const struct vmimg_service *svc)
+{
+	return svc->store->catalog;
+}
+
+/* --- checks 1 to 7, in order: parameters first, the store's state last --- */
+
+/* *@poisoned: the catalog cannot tell; reported in its turn (check 7). */
+static uint32_t check_collection(struct vmimg_service *svc, const char *collection,
+				 struct vmimg_error *err, struct cat_collection *ret,
+				 bool *poisoned)
+{
+	int r;
+
+	if (!svc)
+		return api_answer(err, VMIMG_INVALID_PARAMETER, "create: no service given");
+	if (!api_name_is_valid(collection))
+		return api_answer(err, VMIMG_INVALID_PARAMETER, "collection: '%.80s' is no name",
+				  collection ? collection : "");
+	r = eng_catalog_get_collection(catalog_of(svc), collection, ret);
+	if (r == -ENOENT)
+		return api_answer(err, VMIMG_INVALID_PARAMETER,
+				  "collection %s: there is none of this name", collection);
+	*poisoned = r < 0;
+	return 0;
+}
+
+static uint32_t check_type(uint16_t type, struct vmimg_error *err)
+{
+	if (type == VMIMG_SNAPSHOT_STANDARD || type == VMIMG_SNAPSHOT_RECOVERY)
+		return 0;
+	if (type >= 32768)
+		return api_answer(
+			err, VMIMG_NOT_SUPPORTED,
+			"SnapshotType %u is a vendor's, supported are 1 (Standard), 2 (Recovery)",
+			type);
+	return api_answer(err, VMIMG_INVALID_TYPE,
+			  "SnapshotType is %u, expected 1 (Standard) or 2 (Recovery)", type);
+}
+
+/* Splits the wanted name, "" for none, off its collection. */
+static uint32_t check_wanted_name(const char *wanted, const char *collection,
+				  struct vmimg_error *err, char ret[CAT_NAME_MAX])
+{
+	char left[CAT_NAME_MAX];
+
+	ret[0] = 0;
+	if (!wanted || !*wanted)
+		return 0;
+	if (strchr(wanted, '@')) {
+		if (api_name_split(wanted, '@', left, ret) < 0)
+			return api_answer(
+				err, VMIMG_INVALID_PARAMETER,
+				"result: '%.140s' is no name, expected NAME or COLLECTION@NAME",
+				wanted);
+		if (strcmp(left, collection) != 0)
+			return api_answer(err, VMIMG_INVALID_PARAMETER,
+					  "result: '%s' is of collection %s, expected %s", wanted,
+					  left, collection);
+		return 0;
+	}
+	if (!api_name_is_valid(wanted))
+		return api_answer(err, VMIMG_INVALID_PARAMETER,
+				  "result: '%.140s' is no name, expected NAME or COLLECTION@NAME",
+				  wanted);
+	snprintf(ret, CAT_NAME_MAX, "%s", wanted);
+	return 0;
+}
+
+/* A snapshot that is being created counts as a running create, not as a taken name. */
+static bool name_is_taken(struct vmimg_service *svc, const char *collection, const char *name)
+{
+	struct cat_snapshot snap;
+
+	return eng_catalog_get_snapshot(catalog_of(svc), collection, name, &snap) == 0 &&
+	       snap.state != CAT_SNAPSHOT_INTENT;
+}
+
+static void default_name(struct vmimg_service *svc, const char *collection, char ret[CAT_NAME_MAX])
+{
+	time_t now = (time_t)(eng_io_wall_ns(svc->io) / 1000000000);
+	char stem[32] = "s-";
+	struct tm tm;
+
+	gmtime_r(&now, &tm);
+	strftime(stem, sizeof(stem), "s-%Y%m%d-%H%M%S", &tm);
+	snprintf(ret, CAT_NAME_MAX, "%s", stem);
+	for (unsigned n = 2; eng_catalog_get_snapshot(catalog_of(svc), collection, ret,
+						      &(struct cat_snapshot){0}) == 0;
+	     n++)
+		snprintf(ret, CAT_NAME_MAX, "%s-%u", stem, n);
+}
+
+static uint32_t check_name(struct vmimg_service *svc, const char *collection, const char *wanted,
+			   bool poisoned, struct vmimg_error *err, char ret[CAT_NAME_MAX])
+{
+	uint32_t code = check_wanted_name(wanted, collection, err, ret);
+
+	if (code)
+		return code;
+	if (!poisoned && ret[0] && name_is_taken(svc, collection, ret))
+		return api_answer(err, VMIMG_INVALID_PARAMETER, "snapshot %s@%s: exists already",
+				  collection, ret);
+	/* check 7 */
+	if (poisoned || eng_catalog_poisoned(catalog_of(svc)))
+		return api_answer(
+			err, VMIMG_INVALID_STATE,
+			"collection %s: the catalog is unusable after an I/O error; reopen the store",
+			collection);
+	return 0;
+}
+
+static void fill_job(struct vmimg_service *svc, const struct eng_snapshot_spec *spec,
+		     struct cat_job *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	eng_store_new_id(svc->store, &ret->id);
+	ret->state = VMIMG_JOB_COMPLETED;
+	ret->type = VMIMG_JOB_TYPE_SNAPSHOT_COLLECTION;
+	ret->percent = 100;
+	api_name_join(ret->name, spec->collection.name, '@', spec->name);
+	snprintf(ret->status_text, sizeof(ret->status_text), "completed");
+	ret->affected = spec->id;
+	ret->submitted_ns = eng_io_wall_ns(svc->io);
+	ret->started_ns = ret->submitted_ns;
+}
+
+static uint32_t read_request(struct vmimg_service *svc, const char *collection,
+			     const char *settings, uint16_t type, const char *wanted,
+			     struct vmimg_error *err, struct request *ret)
+{
+	struct eng_snapshot_spec *spec = &ret->spec;
+	struct fmt_error why = {""};
+	struct api_settings s;
+	bool poisoned = false;
+	uint32_t code;
+
+	memset(ret, 0, sizeof(*ret));
+	code = check_collection(svc, collection, err, &spec->collection, &poisoned);
+	if (code)
+		return code;
+	if (api_settings_read(settings, &why, &s) < 0)
+		return api_answer(err, VMIMG_INVALID_PARAMETER, "%s", why.text);
+	if (s.consistency == VMIMG_CONSISTENCY_APPLICATION)
+		return api_answer(
+			err, VMIMG_NOT_SUPPORTED,
+			"ConsistencyLevel 1 (Application): no guest agent; expected 2 (Crash)");
+	code = check_type(type, err);
+	if (code == 0)
+		code = check_name(svc, collection, wanted, poisoned, err, spec->name);
+	if (code)
+		return code;
+	if (!spec->name[0])
+		default_name(svc, collection, spec->name);
+	eng_store_new_id(svc->store, &spec->id);
+	snprintf(spec->element_name, sizeof(spec->element_name), "%s",
+		 s.element_name[0] ? s.element_name : spec->name);
+	spec->type = type;
+	spec->consistency = VMIMG_CONSISTENCY_CRASH;
+	spec->guest_backup_type = (uint8_t)s.guest_backup_type;
+	spec->ignore_independent = s.ignore_non_snapshottable;
+	spec->timeout_ns = s.timeout_ms * NS_PER_MS;
+	spec->max_stall_ns = s.max_stall_ms * NS_PER_MS;
+	fill_job(svc, spec, &spec->job);
+	ret->synchronous = s.synchronous;
+	return 0;
+}
+
+/* --- checks 8 to 11: the members --- */
+
+static uint32_t check_members_locked(struct vmimg_service *svc,
+				     const struct eng_snapshot_spec *spec, struct vmimg_error *err,
+				     struct eng_snapshot **ret)
+{
+	struct fmt_error why = {""};
+	int r;
+
+	if (eng_store_collection_in_cut(svc->store, &spec->collection.id))
+		return api_answer(err, VMIMG_INVALID_STATE,
+				  "collection %s: another snapshot of it is being created",
+				  spec->collection.name);
+	r = eng_snapshot_check(svc->store, spec, &why, ret);
+	if (r == 0)
+		return 0;
+	return api_answer_why(err, r == -EEXIST ? VMIMG_INVALID_PARAMETER : VMIMG_INVALID_STATE, r,
+			      &why, spec->collection.name);
+}
+
+uint32_t vmimg_check_snapshot(struct vmimg_service *svc, const char *collection,
+			      const char *settings, uint16_t type, const char *name,
+			      struct vmimg_error *err)
+{
+	struct eng_snapshot *snap = NULL;
+	struct request req;
+	uint32_t code = read_request(svc, collection, settings, type, name, err, &req);
+
+	if (code)
+		return code;
+	pthread_mutex_lock(&svc->lock);
+	code = check_members_locked(svc, &req.spec, err, &snap);
+	eng_snapshot_destroy(snap);
+	pthread_mutex_unlock(&svc->lock);
+	return code;
+}
+
+/* --- create --- */
+
+static int put_running(struct vmimg_service *svc, const struct cat_job *row, struct fmt_error *why)
+{
+	int r = eng_catalog_begin(catalog_of(svc));
+
+	if (r < 0)
+		return r;
+	eng_catalog_put_job(catalog_of(svc), row);
+	return eng_catalog_commit(catalog_of(svc), why);
+}
+
+static void remove_running(struct vmimg_service *svc, const struct cat_job *row)
+{
+	if (eng_catalog_begin(catalog_of(svc)) < 0)
+		return;
+	eng_catalog_remove_job(catalog_of(svc), &row->id);
+	eng_catalog_commit(catalog_of(svc), NULL);
+}
+
+/* The row is durable before anyone hears of the job (JB-9). */
+static int start_job_locked(struct vmimg_service *svc, const struct eng_snapshot_spec *spec,
+			    struct eng_snapshot *snap, struct fmt_error *why,
+			    struct vmimg_job **ret)
+{
+	struct vmimg_job *job = NULL;
+	struct cat_job row = spec->job;
+	int r;
+
+	row.state = VMIMG_JOB_RUNNING;
+	row.percent = 0;
+	row.changed_ns = row.submitted_ns;
+	row.cancellable = true;
+	memset(&row.affected, 0, sizeof(row.affected));
+	snprintf(row.status_text, sizeof(row.status_text), "checking");
+	r = api_job_create(svc, &row, &job);
+	if (r < 0)
+		return r;
+	r = put_running(svc, &row, why);
+	if (r < 0)
+		goto fail;
+	job->snap = snap;
+	r = api_job_start_locked(job);
+	if (r < 0) {
+		remove_running(svc, &row);
+		goto fail;
+	}
+	api_job_list_locked(job); /* the thread needs the service's lock to end */
+	*ret = job;
+	return 0;
+fail:
+	api_job_destroy(job);
+	return r;
+}
+
+static uint32_t start(struct vmimg_service *svc, const struct request *req, struct vmimg_error *err,
+		      struct vmimg_job **ret)
+{
+	struct eng_snapshot *snap = NULL;
+	struct fmt_error why = {""};
+	uint32_t code;
+	int r;
+
+	pthread_mutex_lock(&svc->lock);
+	code = check_members_locked(svc, &req->spec, err, &snap);
+	if (code)
+		goto out;
+	code = VMIMG_JOB_STARTED;
+	r = start_job_locked(svc, &req->spec, snap, &why, ret);
+	if (r < 0) {
+		eng_snapshot_destroy(snap);
+		code = api_answer_why(err, VMIMG_INVALID_STATE, r, &why, req->spec.job.name);
+	}
+out:
+	pthread_mutex_unlock(&svc->lock);
+	return code;
+}
+
+/* CSN-11 */
+static uint32_t wait_for_end(struct vmimg_job *job, struct vmimg_ref *result,
+			     struct vmimg_error *err)
+{
+	struct vmimg_job_info info;
+
+	vmimg_job_wait(job, UINT64_MAX);
+	vmimg_job_info(job, &info);
+	if (info.job_state == VMIMG_JOB_COMPLETED) {
+		if (result)
+			*result = info.affected;
+		return VMIMG_OK;
+	}
+	return api_answer(err, info.error_code == VMIMG_V_TIMEOUT ? VMIMG_TIMEOUT : VMIMG_FAILED,
+			  "%s", info.error_description);
+}
+
+uint32_t vmimg_create_snapshot(struct vmimg_service *svc, const char *collection,
+			       const char *settings, uint16_t type, struct vmimg_ref *result,
+			       struct vmimg_job **job, struct vmimg_error *err)
+{
+	struct vmimg_job *started = NULL;
+	struct request req;
+	uint32_t code;
+
+	if (job)
+		*job = NULL;
+	code = read_request(svc, collection, settings, type, result ? result->name : NULL, err,
+			    &req);
+	if (code)
+		return code;
+	api_jobs_reap(svc);
+	api_jobs_prune(svc);
+	code = start(svc, &req, err, &started);
+	if (code != VMIMG_JOB_STARTED)
+		return code;
+	if (req.synchronous)
+		code = wait_for_end(started, result, err);
+	if (job)
+		*job = started;
+	else
+		vmimg_job_put(started);
+	return code;
+}

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT */
+/* tree.c - the documents of the whole store: its counts (DS-4) and its tree (DS-10). Any thread. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "api/describe.h"
+
+static struct eng_catalog *catalog_of(const struct vmimg_service *svc)
+{
+	return svc->store->catalog;
+}
+
+/* --- STORE --- */
+
+struct counts {
+	size_t vms, disks, collections, snapshots, layers;
+	uint64_t allocated;
+};
+
+static int count_snapshots(struct vmimg_service *svc, size_t *ret)
+{
+	struct cat_snapshot *rows = NULL;
+	size_t count = 0;
+	int r = eng_catalog_list_snapshots(catalog_of(svc), NULL, &rows, &count);
+
+	for (size_t i = 0; i < count; i++)
+		*ret += rows[i].state == CAT_SNAPSHOT_COMPLETE;
+	free(rows);
+	return r;
+}
+
+static int count_layers(struct vmimg_service *svc, struct counts *ret)
+{
+	struct cat_layer *rows = NULL;
+	int r = eng_catalog_list_layers(catalog_of(svc), NULL, &rows, &ret->layers);
+
+	for (size_t i = 0; r == 0 && i < ret->layers; i++)
+		ret->allocated += eng_store_layer_bytes(svc->store, &rows[i]);
+	free(rows);
+	return r;
+}
+
+static int count_all(struct vmimg_service *svc, struct counts *ret)
+{
+	struct cat_collection *collections = NULL;
+	struct cat_disk *disks = NULL;
+	struct cat_vm *vms = NULL;
+	int r = eng_catalog_list_vms(catalog_of(svc), &vms, &ret->vms);
+
+	if (r == 0)
+		r = eng_catalog_list_disks(catalog_of(svc), NULL, &disks, &ret->disks);
+	if (r == 0)
+		r = eng_catalog_list_collections(catalog_of(svc), &collections, &ret->collections);
+	if (r == 0)
+		r = count_snapshots(svc, &ret->snapshots);
+	if (r == 0)
+		r = count_layers(svc, ret);
+	free(collections);
+	free(disks);
+	free(vms);
+	return r;
+}
+
+int api_store_document(struct vmimg_service *svc, json_t **ret)
+{
+	struct counts n = {0};
+	char version[CAT_TEXT_MAX];
+	int r = eng_catalog_fact_get(catalog_of(svc), "store_version", version);
+
+	if (r == 0)
+		r = count_all(svc, &n);
+	if (r < 0)
+		return r;
+	*ret = json_pack("{s:o, s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "store",
+			 api_json_path(svc->store->dir), "id", api_json_id(&svc->store->id),
+			 "version", version, "vms", (json_int_t)n.vms, "disks", (json_int_t)n.disks,
+			 "collections", (json_int_t)n.collections, "snapshots",
+			 (json_int_t)n.snapshots, "layers", (json_int_t)n.layers, "allocated",
+			 (json_int_t)n.allocated);
+	return 0;
+}
+
+/* --- TREE --- */
+
+static int tree_snapshot(struct vmimg_service *svc, const void *row, json_t **ret)
+{
+	const struct cat_snapshot *snap = row;
+
+	(void)svc;
+	if (snap->state != CAT_SNAPSHOT_COMPLETE)
+		return -ENOENT;
+	*ret = json_pack("{s:o, s:o, s:s, s:I}", "snapshot",
+			 api_json_name(snap->collection_name, '@', snap->name), "created",
+			 api_json_time(snap->created_ns), "type_name",
+			 snap->type == VMIMG_SNAPSHOT_RECOVERY ? "recovery" : "standard", "disks",
+			 (json_int_t)snap->disks);
+	return 0;
+}
+
+static int tree_collection(struct vmimg_service *svc, const void *row, json_t **ret)
+{
+	const struct cat_collection *coll = row;
+	json_t *members = NULL, *snapshots = NULL;
+	struct cat_snapshot *snaps = NULL;
+	size_t count = 0;
+	int r = eng_catalog_list_snapshots(catalog_of(svc), &coll->id, &snaps, &count);
+
+	if (r == 0)
+		r = api_json_members(svc, &coll->id, &members);
+	if (r == 0)
+		r = api_json_rows(svc, snaps, count, sizeof(*snaps), tree_snapshot, &snapshots);
+	free(snaps);
+	if (r < 0) {
+		json_decref(members);
+		return r;
+	}
+	*ret = json_pack("{s:s, s:o, s:o}", "collection", coll->name, "members", members,
+			 "snapshots", snapshots);
+	return 0;
+}
+
+static int tree_layer(struct vmimg_service *svc, const void *row, json_t **ret)
+{
+	static const char *const states[] = {"", "pending", "active", "hardened", "sealed"};
+	const struct cat_layer *layer = row;
+	json_t *name = json_null();
+	struct cat_snapshot snap;
+
+	if (!fmt_uuid_is_none(&layer->snapshot) &&
+	    eng_catalog_get_snapshot_id(catalog_of(svc), &layer->snapshot, &snap) == 0 &&
+	    snap.state == CAT_SNAPSHOT_COMPLETE)
+		name = api_json_name(snap.collection_name, '@', snap.name);
+	*ret = json_pack("{s:o, s:s, s:s, s:I, s:o, s:I}", "layer", api_json_id(&layer->id), "kind",
+			 api_kind_name(layer->kind), "state",
+			 states[layer->state <= 4 ? layer->state : 0], "allocated",
+			 (json_int_t)eng_store_layer_bytes(svc->store, layer), "snapshot", name,
+			 "generation", (json_int_t)layer->generation);
+	return 0;
+}
+
+static int tree_disk(struct vmimg_service *svc, const void *row, json_t **ret)
+{
+	const struct cat_disk *disk = row;
+	struct cat_layer *layers = NULL;
+	json_t *chain = NULL;
+	size_t count = 0;
+	int r = eng_catalog_chain(catalog_of(svc), &disk->head, &layers, &count);
+
+	if (r == 0)
+		r = api_json_rows(svc, layers, count, sizeof(*layers), tree_layer, &chain);
+	free(layers);
+	if (r < 0)
+		return r;
+	*ret = json_pack("{s:o, s:I, s:b, s:o}", "disk",
+			 api_json_name(disk->vm_name, '/', disk->name), "size",
+			 (json_int_t)disk->size, "independent", (int)disk->independent, "chain",
+			 chain);
+	return 0;
+}
+
+static int tree_vm(struct vmimg_service *svc, const void *row, json_t **ret)
+{
+	const struct cat_vm *vm = row;
+	struct cat_disk *rows = NULL;
+	json_t *disks = NULL;
+	size_t count = 0;
+	int r = eng_catalog_list_disks(catalog_of(svc), &vm->id, &rows, &count);
+
+	if (r == 0)
+		r = api_json_rows(svc, rows, count, sizeof(*rows), tree_disk, &disks);
+	free(rows);
+	if (r == 0)
+		*ret = json_pack("{s:s, s:o}", "vm", vm->name, "disks", disks);
+	return r;
+}
+
+int api_tree_document(struct vmimg_service *svc, json_t **ret)
+{
+	struct cat_collection *collections = NULL;
+	json_t *first = NULL, *second = NULL;
+	struct cat_vm *vms = NULL;
+	size_t ncollections = 0, nvms = 0;
+	int r = eng_catalog_list_collections(catalog_of(svc), &collections, &ncollections);
+
+	if (r == 0)
+		r = eng_catalog_list_vms(catalog_of(svc), &vms, &nvms);
+	if (r == 0)
+		r = api_json_rows(svc, collections, ncollections, sizeof(*collections),
+				  tree_collection, &first);
+	if (r == 0)
+		r = api_json_rows(svc, vms, nvms, sizeof(*vms), tree_vm, &second);
+	free(collections);
+	free(vms);
+	if (r < 0) {
+		json_decref(first);
+		return r;
+	}
+	*ret = json_pack("{s:o, s:o, s:o, s:o}", "store", api_json_path(svc->store->dir),
+			 "store_id", api_json_id(&svc->store->id), "collections", first, "vms",
+			 second);
+	return 0;
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+/* vm.c - virtual machines: rows of the catalog that disks and collections refer to. Any thread. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "api/service.h"
+
+static int check_arguments(const struct vmimg_service *svc, const char *vm, struct vmimg_error *err)
+{
+	if (!svc)
+		return api_fail(err, -EINVAL, "vm: no service given");
+	if (!api_name_is_valid(vm))
+		return api_fail(err, -EINVAL,
+				"vm: '%.80s' is no name, expected 1 to 64 of A-Z a-z 0-9 . _ - "
+				"beginning with a letter or digit",
+				vm ? vm : "");
+	return 0;
+}
+
+int vmimg_vm_create(struct vmimg_service *svc, const char *vm, struct vmimg_error *err)
+{
+	struct fmt_error why = {""};
+	struct cat_vm row = {0};
+	int r = check_arguments(svc, vm, err);
+
+	if (r < 0)
+		return r;
+	eng_store_new_id(svc->store, &row.id);
+	snprintf(row.name, sizeof(row.name), "%s", vm);
+	row.created_ns = eng_io_wall_ns(svc->io);
+	r = eng_catalog_begin(svc->store->catalog);
+	if (r == 0) {
+		eng_catalog_put_vm(svc->store->catalog, &row);
+		r = eng_catalog_commit(svc->store->catalog, &why);
+	}
+	if (r == -EEXIST)
+		return api_fail(err, r, "vm %s: exists already", vm);
+	return r < 0 ? api_fail_why(err, r, &why, vm) : 0;
+}
+
+static int check_unused(struct vmimg_service *svc, const struct cat_vm *vm, struct vmimg_error *err)
+{
+	struct cat_disk *disks = NULL;
+	size_t count = 0;
+	int r = eng_catalog_list_disks(svc->store->catalog, &vm->id, &disks, &count);
+
+	free(disks);
+	if (r < 0)
+		return api_fail(err, r, "vm %s: its disks cannot be read", vm->name);
+	if (count)
+		return api_fail(err, -ENOTEMPTY, "vm %s: has %zu disks, expected none", vm->name,
+				count);
+	return 0;
+}
+
+int vmimg_vm_delete(struct vmimg_service *svc, const char *vm, struct vmimg_error *err)
+{
+	struct fmt_error why = {""};
+	struct cat_vm row;
+	int r = check_arguments(svc, vm, err);
+
+	if (r < 0)
+		return r;
+	r = eng_catalog_get_vm(svc->store->catalog, vm, &row);
+	if (r == -ENOENT)
+		return api_fail(err, r, "vm %s: there is none of this name", vm);
+	if (r < 0)
+		return api_fail_why(err, r, &why, vm);
+	r = check_unused(svc, &row, err);
+	if (r < 0)
+		return r;
+	r = eng_catalog_begin(svc->store->catalog);
+	if (r == 0) {
+		eng_catalog_remove_vm(svc->store->catalog, &row.id);
+		r = eng_catalog_commit(svc->store->catalog, &why);
+	}
+	/* The catalog refuses to remove what something refers to. */
+	if (r == -EBUSY)
+		return api_fail(err, r, "vm %s: is a member of a collection", vm);
+	return r < 0 ? api_fail_why(err, r, &why, vm) : 0;
+}

@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vmimg.h - libvmimg's one public header: snapshots of every disk of every VM of a collection at one
+ * instant, kept as copy-on-write layers (spec/snapshot.md), under a CreateSnapshot API modelled on
+ * Msvm_CollectionSnapshotService (spec/api.md).
+ *
+ * Errors. Functions that return int give 0 (or a count) or a negative errno with these fixed
+ * meanings: -EUCLEAN the file breaks the format, -EBADMSG a checksum does not match, -ENOTSUP an
+ * unknown incompatible feature, -ENOTRECOVERABLE an earlier failed flush poisoned the layer.
+ * Functions that return uint32_t give the API family's numbers (enum vmimg_return). Detail goes to
+ * an optional caller-owned struct vmimg_error. A failed call leaves everything as it was. The library
+ * never prints, exits or uses thread-locals.
+ *
+ * Threads. A service, a job and an image may be used by any thread. A queue belongs to the thread
+ * that created it: every call that takes a queue, or a disk attached to it, is made on that thread;
+ * exceptions say so.
+ *
+ * Ownership. Pointers are borrowed for the call unless the text says "takes" or "keeps".
+ */
+#ifndef VMIMG_H
+#define VMIMG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define VMIMG_API __attribute__((visibility("default")))
+
+#define VMIMG_NAME_MAX 64 /* bytes of one name, [A-Za-z0-9][A-Za-z0-9._-]{0,63} */
+
+/* Why a call failed: what, where, found, expected. Written on failure only. */
+struct vmimg_error {
+	int32_t code; /* negative errno, or the CIM number that was returned */
+	char message[508];
+};
+
+/* --- numbers of the API family (spec/api.md RC-1, RC-2) --- */
+enum vmimg_return {
+	VMIMG_OK = 0,
+	VMIMG_NOT_SUPPORTED = 1,
+	VMIMG_FAILED = 2,
+	VMIMG_TIMEOUT = 3,
+	VMIMG_INVALID_PARAMETER = 4,
+	VMIMG_INVALID_STATE = 5,
+	VMIMG_INVALID_TYPE = 6,
+	VMIMG_JOB_STARTED = 4096,
+	/* collection management, and ErrorCode of a failed job */
+	VMIMG_V_FAILED = 32768,
+	VMIMG_V_ACCESS_DENIED = 32769,
+	VMIMG_V_NOT_SUPPORTED = 32770,
+	VMIMG_V_UNKNOWN = 32771,
+	VMIMG_V_TIMEOUT = 32772,
+	VMIMG_V_INVALID_PARAMETER = 32773,
+	VMIMG_V_IN_USE = 32774,
+	VMIMG_V_INVALID_STATE = 32775,
+	VMIMG_V_BAD_TYPE = 32776,
+	VMIMG_V_NOT_AVAILABLE = 32777,
+	VMIMG_V_NO_MEMORY = 32778,
+	VMIMG_V_NOT_FOUND = 32779,
+};
+
+enum vmimg_snapshot_type {
+	VMIMG_SNAPSHOT_UNKNOWN = 0,
+	VMIMG_SNAPSHOT_STANDARD = 1,
+	VMIMG_SNAPSHOT_RECOVERY = 2,
+};
+
+/* ConsistencyLevel of requests and snapshots. */
+enum vmimg_consistency {
+	VMIMG_CONSISTENCY_UNKNOWN = 0,
+	VMIMG_CONSISTENCY_APPLICATION = 1,
+	VMIMG_CONSISTENCY_CRASH = 2,
+};
+
+/* --- store and service --- */
+struct vmimg_service;
+
+struct vmimg_options {
+	uint32_t size;     /* sizeof(struct vmimg_options), for later growth */
+	uint32_t buffered; /* 1: through the page cache; 0: direct I/O where there is any */
+	uint32_t background_threads; /* 0: default (2) */
+	uint32_t standby;            /* overlays kept ready for each attached disk: 0 or 1 */
+	uint64_t log_bound;          /* bytes of map log after which a disk rolls; 0: 128 MiB */
+	uint64_t map_bound;          /* blocks in a head after which a disk rolls; 0: 4 Mi */
+	uint64_t seal_rate;          /* bytes a second read for sealing; 0: 256 MiB/s */
+	const char *const
+		*base_dirs; /* extra directories that qcow2 backing files may lie in, NULL-ended */
+};
+
+/* Makes an empty store in @dir, which must not exist or be empty. */
+VMIMG_API int vmimg_store_init(const char *dir, struct vmimg_error *err);
+/*
+ * Opens the store in @dir and takes its lock: -EBUSY when another process has it (and until that
+ * one's last request in flight is done). Recovers what a crash left (spec/snapshot.md, "Recovery").
+ * @options: NULL for the defaults; copied.
+ */
+VMIMG_API int vmimg_open(const char *dir, const struct vmimg_options *options,
+			 struct vmimg_error *err, struct vmimg_service **ret);
+/*
+ * Waits for running jobs, detaches nothing: every disk must be detached and every queue destroyed,
+ * else -EBUSY. NULL is fine.
+ */
+VMIMG_API int vmimg_close(struct vmimg_service *svc);
+
+/* --- references --- */
+/* Names a created or affected element; the text form is COLLECTION@SNAPSHOT and the like. */
+struct vmimg_ref {
+	char name[2 * VMIMG_NAME_MAX + 2]; /* "prod@s1" */
+	char id[37];                       /* uuid text */
+};
+
+/* --- virtual machines and disks --- */
+VMIMG_API int vmimg_vm_create(struct vmimg_service *svc, const char *vm, struct vmimg_error *err);
+/* -EBUSY: a disk is attached, or the VM is a member of a collection; -ENOTEMPTY: it has disks. */
+VMIMG_API int vmimg_vm_delete(struct vmimg_service *svc, const char *vm, struct vmimg_error *err);
+
+struct vmimg_disk_spec {
+	uint32_t size_of;   /* sizeof(struct vmimg_disk_spec) */
+	uint64_t size;      /* bytes, multiple of 512; 0 with @from: the image's */
+	const char *from;   /* image to import, or NULL */
+	const char *format; /* "raw", "qcow2" or NULL: probed (qcow2 magic, else raw) */
+	bool in_place;    /* use @from where it is: raw as head, qcow2 read-only under an overlay */
+	bool independent; /* not snapshottable */
+	uint32_t block_bits; /* of its overlays, 12..16; 0: 12 */
+};
+/* @disk: "VM/DISK". Without in_place the data is copied into the store and made durable. */
+VMIMG_API int vmimg_disk_create(struct vmimg_service *svc, const char *disk,
+				const struct vmimg_disk_spec *spec, struct vmimg_error *err);
+/* -EBUSY: attached, in a running job, or a snapshot still holds it. */
+VMIMG_API int vmimg_disk_delete(struct vmimg_service *svc, const char *disk,
+				struct vmimg_error *err);
+/* Grow only (-EINVAL to shrink); multiple of 512. The disk must be detached: -EBUSY. */
+VMIMG_API int vmimg_disk_resize(struct vmimg_service *svc, const char *disk, uint64_t size,
+				struct vmimg_error *err);
+
+/* --- collections (Msvm_CollectionManagementService) --- */
+/*
+ * These complete at once: 0 or a vendor code 32768..32779, never 4096, and no job. @name NULL or "":
+ * a default name is made. @id: uuid text, NULL: made. @type: 0 of virtual systems; 1 is 32770.
+ */
+VMIMG_API uint32_t vmimg_define_collection(struct vmimg_service *svc, const char *name,
+					   const char *id, uint16_t type, struct vmimg_ref *result,
+					   struct vmimg_error *err);
+/* 32775 while it has snapshots or one is being created: what a snapshot holds is never orphaned. */
+VMIMG_API uint32_t vmimg_destroy_collection(struct vmimg_service *svc, const char *collection,
+					    struct vmimg_error *err);
+VMIMG_API uint32_t vmimg_rename_collection(struct vmimg_service *svc, const char *collection,
+					   const char *new_name, struct vmimg_error *err);
+/* Member first, as in the API family. A VM may be in several collections. */
+VMIMG_API uint32_t vmimg_add_member(struct vmimg_service *svc, const char *vm,
+				    const char *collection, struct vmimg_error *err);
+VMIMG_API uint32_t vmimg_remove_member(struct vmimg_service *svc, const char *vm,
+				       const char *collection, struct vmimg_error *err);
+/* Idempotent: 0 also when there is no such collection. */
+VMIMG_API uint32_t vmimg_remove_member_by_id(struct vmimg_service *svc, const char *vm,
+					     const char *collection_id, struct vmimg_error *err);
+
+/* --- snapshots --- */
+struct vmimg_job;
+
+/*
+ * CreateSnapshot: every disk of every VM in @collection at one instant (spec/api.md CSN-*).
+ * @settings: JSON object or NULL (or ""): ConsistencyLevel, IgnoreNonSnapshottableDisks,
+ * GuestBackupType, ElementName, Synchronous, Timeout (ms to the cut), MaxStall (ms).
+ * @type: VMIMG_SNAPSHOT_STANDARD or _RECOVERY.
+ * @result: in, NULL or .name = the wanted name ("" = made, "COLLECTION@NAME" or "NAME"); out, set
+ * with 0, else by the job's affected element.
+ * Returns 4096 with *@job started and already Running; with Synchronous 0, 2 or 3, the job's outcome;
+ * 1, 4, 5, 6 at once with nothing changed and *@job NULL. @err: why, also for a synchronous failure.
+ * @job: release with vmimg_job_put(); may be NULL.
+ * Any thread, but with Synchronous not the thread of a queue that has a member disk attached and
+ * requests in flight: it would wait for itself, and time out (3).
+ */
+VMIMG_API uint32_t vmimg_create_snapshot(struct vmimg_service *svc, const char *collection,
+					 const char *settings, uint16_t type,
+					 struct vmimg_ref *result, struct vmimg_job **job,
+					 struct vmimg_error *err);
+/* What vmimg_create_snapshot() would answer now, without creating: 0, 1, 4, 5 or 6. */
+VMIMG_API uint32_t vmimg_check_snapshot(struct vmimg_service *svc, const char *collection,
+					const char *settings, uint16_t type, const char *name,
+					struct vmimg_error *err);
+
+/* --- jobs (CIM_ConcreteJob) --- */
+enum vmimg_job_state {
+	VMIMG_JOB_NEW = 2,
+	VMIMG_JOB_STARTING = 3,
+	VMIMG_JOB_RUNNING = 4,
+	VMIMG_JOB_SUSPENDED = 5,
+	VMIMG_JOB_SHUTTING_DOWN = 6,
+	VMIMG_JOB_COMPLETED = 7,
+	VMIMG_JOB_TERMINATED = 8,
+	VMIMG_JOB_KILLED = 9,
+	VMIMG_JOB_EXCEPTION = 10,
+};
+
+enum vmimg_requested_state {
+	VMIMG_REQUEST_START = 2,
+	VMIMG_REQUEST_SUSPEND = 3,
+	VMIMG_REQUEST_TERMINATE = 4,
+	VMIMG_REQUEST_KILL = 5,
+	VMIMG_REQUEST_SERVICE = 6,
+};
+
+/* Return values of vmimg_job_request_state_change(); not those of enum vmimg_return. */
+enum vmimg_request_return {
+	VMIMG_REQUEST_OK = 0,
+	VMIMG_REQUEST_NOT_SUPPORTED = 1,
+	VMIMG_REQUEST_FAILED = 4,
+	VMIMG_REQUEST_INVALID_PARAMETER = 5,
+	VMIMG_REQUEST_TRANSITION_STARTED = 4096,
+	VMIMG_REQUEST_INVALID_TRANSITION = 4097,
+	VMIMG_REQUEST_TIMEOUT_UNSUPPORTED = 4098,
+	VMIMG_REQUEST_BUSY = 4099,
+};
+
+#define VMIMG_JOB_TYPE_SNAPSHOT_COLLECTION 198
+#define VMIMG_EFFECT_CREATE                5
+
+struct vmimg_job_info {
+	char instance_id[37]; /* uuid text */
+	char name[2 * VMIMG_NAME_MAX + 2];
+	uint16_t job_state; /* enum vmimg_job_state */
+	uint16_t job_type;
+	uint16_t percent_complete;   /* 0..100, never falls; 100 only when Completed */
+	uint16_t error_code;         /* 0 unless Exception, Terminated or Killed */
+	char error_description[512]; /* non-empty whenever error_code is not 0 */
+	char job_status[256];        /* for humans: what it is doing */
+	bool cancellable;
+	int64_t time_submitted_ns; /* wall clock, since 1970; 0: not yet */
+	int64_t start_time_ns;
+	int64_t time_of_last_state_change_ns;
+	uint64_t elapsed_ns;             /* stops at the end */
+	uint64_t time_before_removal_ns; /* kept at least so long after the end: 5 minutes */
+	struct vmimg_ref affected;       /* the one affected element; "" until there is one */
+	uint16_t element_effect;         /* VMIMG_EFFECT_CREATE, or 0 */
+};
+
+/* By instance id. -ENOENT. The reference is released with vmimg_job_put(). */
+VMIMG_API int vmimg_job_get(struct vmimg_service *svc, const char *instance_id,
+			    struct vmimg_error *err, struct vmimg_job **ret);
+VMIMG_API void vmimg_job_put(struct vmimg_job *job); /* NULL is fine */
+VMIMG_API void vmimg_job_info(struct vmimg_job *job, struct vmimg_job_info *ret);
+/* Waits until the job ended; -ETIMEDOUT after @timeout_ns (UINT64_MAX: no limit). */
+VMIMG_API int vmimg_job_wait(struct vmimg_job *job, uint64_t timeout_ns);
+/* Readable once the job has ended; owned by the job. -EMFILE and the like on failure. */
+VMIMG_API int vmimg_job_fd(struct vmimg_job *job);
+/*
+ * RequestStateChange. TERMINATE and KILL cancel while Cancellable (until the cut is decided); then
+ * and on ended jobs 4097. @timeout_ns: 0 only, else 4098. START, SUSPEND, SERVICE: 1.
+ */
+VMIMG_API uint32_t vmimg_job_request_state_change(struct vmimg_job *job, uint16_t requested_state,
+						  uint64_t timeout_ns, struct vmimg_error *err);
+/* GetErrorEx: the error as a JSON array of Msvm_Error-like objects, or "null". Free with vmimg_free(). */
+VMIMG_API int vmimg_job_get_error(struct vmimg_job *job, char **json);
+
+/* --- what is there: JSON documents, schemas in spec/api.md DS-* --- */
+enum vmimg_kind {
+	VMIMG_KIND_STORE = 0, /* name NULL */
+	VMIMG_KIND_VM = 1,
+	VMIMG_KIND_DISK = 2,
+	VMIMG_KIND_COLLECTION = 3,
+	VMIMG_KIND_SNAPSHOT = 4, /* "COLLECTION@NAME"; list: all or "COLLECTION" */
+	VMIMG_KIND_JOB = 5,
+	VMIMG_KIND_TREE = 6, /* chains, snapshots and sizes of everything; name NULL */
+};
+/* One element; *@json is released with vmimg_free(). -ENOENT when there is none of that name. */
+VMIMG_API int vmimg_describe(struct vmimg_service *svc, enum vmimg_kind kind, const char *name,
+			     struct vmimg_error *err, char **json);
+/* All of a kind as a JSON array, or those of @filter (a VM's disks, a collection's snapshots). */
+VMIMG_API int vmimg_list(struct vmimg_service *svc, enum vmimg_kind kind, const char *filter,
+			 struct vmimg_error *err, char **json);
+VMIMG_API void vmimg_free(void *ptr);
+
+/* --- the block path: queues, disks, requests --- */
+struct vmimg_queue;
+struct vmimg_disk;
+struct io_uring;
+
+enum vmimg_op {
+	VMIMG_READ = 0,
+	VMIMG_WRITE = 1,
+	VMIMG_FLUSH = 2,
+	VMIMG_WRITE_ZEROES = 3,
+	VMIMG_DISCARD = 4, /* reads as zeros afterwards */
+};
+
+enum {
+	VMIMG_FUA = 1 << 0, /* WRITE, WRITE_ZEROES, DISCARD: durable when completed */
+};
+
+struct iovec;
+
+/* A request: caller-owned, copied by submit; the buffers stay the request's until its completion. */
+struct vmimg_request {
+	struct vmimg_disk *disk;
+	uint8_t op;    /* enum vmimg_op */
+	uint8_t flags; /* VMIMG_FUA */
+	uint16_t reserved;
+	uint32_t iovcnt;         /* READ, WRITE: 1..1024 */
+	const struct iovec *iov; /* READ, WRITE; borrowed until completion */
+	uint64_t offset;         /* bytes, any alignment */
+	uint64_t length;         /* bytes; = the sum of iov for READ and WRITE; FLUSH: 0 */
+	uint64_t user_data;
+};
+
+struct vmimg_completion {
+	uint64_t user_data;
+	int32_t result; /* 0 or negative errno; foreign: the cqe's res */
+	uint32_t flags; /* foreign: the cqe's flags */
+	bool foreign;   /* the caller's own ring operation (vmimg_queue_ring()) */
+};
+
+/*
+ * A queue for the calling thread. @depth: requests in flight, 1..4096. Each queue has an io_uring of
+ * its own, set up for one issuing thread.
+ */
+VMIMG_API int vmimg_queue_create(struct vmimg_service *svc, unsigned depth, struct vmimg_error *err,
+				 struct vmimg_queue **ret);
+/* -EBUSY while a disk is attached or a request in flight. NULL is fine. */
+VMIMG_API int vmimg_queue_destroy(struct vmimg_queue *queue);
+/* Readable when vmimg_queue_poll() has something to do. It must then be called, also while the
+ * caller has no requests in flight: cuts, flushes and background work go through it. */
+VMIMG_API int vmimg_queue_fd(struct vmimg_queue *queue);
+/*
+ * The queue's ring, for the caller's own operations; their user_data must have bit 0 set and comes
+ * back whole in a foreign completion. Submitted by the next vmimg_queue_submit() or _poll().
+ */
+VMIMG_API struct io_uring *vmimg_queue_ring(struct vmimg_queue *queue);
+/*
+ * Starts requests in order; returns how many were taken (fewer than @count when @depth is reached;
+ * -EAGAIN for none), or -EINVAL when the first one is malformed. A request that fails later, also for
+ * its range, completes with the error. Every request taken completes exactly once, by vmimg_queue_poll().
+ * A disk attached to another queue is reached by forwarding: two hand-overs between threads, some tens
+ * of microseconds each.
+ */
+VMIMG_API int vmimg_queue_submit(struct vmimg_queue *queue, const struct vmimg_request *requests,
+				 unsigned count);
+/*
+ * The same without entering the kernel: what is taken starts with the next vmimg_queue_submit() (also
+ * of no requests) or vmimg_queue_poll(). Saves a system call where one of them follows at once; a caller
+ * that goes to sleep on the fd instead sleeps for ever.
+ */
+VMIMG_API int vmimg_queue_prepare(struct vmimg_queue *queue, const struct vmimg_request *requests,
+				  unsigned count);
+/*
+ * Completions, up to @max; waits for at least one up to @timeout_ns (0: no wait; UINT64_MAX: no
+ * limit). Returns their number, 0 on time-out.
+ */
+VMIMG_API int vmimg_queue_poll(struct vmimg_queue *queue, struct vmimg_completion *completions,
+			       unsigned max, uint64_t timeout_ns);
+
+enum {
+	VMIMG_ATTACH_READ_ONLY = 1 << 0,
+};
+/*
+ * Attaches "VM/DISK", or "COLLECTION@SNAPSHOT/VM/DISK" (read-only only), to @queue, whose thread
+ * works on it from now on. One read-write attachment at a time: -EBUSY. Waits for a cut of that disk to
+ * end.
+ */
+VMIMG_API int vmimg_disk_attach(struct vmimg_queue *queue, const char *disk, unsigned flags,
+				struct vmimg_error *err, struct vmimg_disk **ret);
+/* Makes everything durable and detaches. -EBUSY with requests in flight. A poisoned disk detaches too,
+ * with -ENOTRECOVERABLE. */
+VMIMG_API int vmimg_disk_detach(struct vmimg_disk *disk);
+VMIMG_API uint64_t vmimg_disk_size(struct vmimg_disk *disk); /* bytes; any thread */
+/* Bytes of memory that the disk's map takes, and blocks it holds in the head; the worker's thread. */
+VMIMG_API void vmimg_disk_memory(struct vmimg_disk *disk, uint64_t *map_bytes,
+				 uint64_t *head_blocks);
+
+/* --- image files without a store --- */
+struct vmimg_image;
+
+/* @format: "raw" or "vmo". @base: image beneath a vmo (raw, qcow2 or vmo), or NULL. @size: bytes, 0
+ * with a base: its size. -EEXIST when @path is there. */
+VMIMG_API int vmimg_image_create(const char *path, const char *format, const char *base,
+				 uint64_t size, struct vmimg_error *err);
+/* @base_dir: where parents are looked for besides @path's directory, or NULL. @writable: a vmo or raw. */
+VMIMG_API int vmimg_image_open(const char *path, const char *base_dir, bool writable,
+			       struct vmimg_error *err, struct vmimg_image **ret);
+/* Flushes; 0 or the flush's error. NULL is fine. */
+VMIMG_API int vmimg_image_close(struct vmimg_image *image);
+VMIMG_API uint64_t vmimg_image_size(struct vmimg_image *image);
+VMIMG_API int vmimg_image_read(struct vmimg_image *image, void *buf, size_t length, uint64_t offset,
+			       struct vmimg_error *err);
+VMIMG_API int vmimg_image_write(struct vmimg_image *image, const void *buf, size_t length,
+				uint64_t offset, struct vmimg_error *err);
+VMIMG_API int vmimg_image_flush(struct vmimg_image *image, struct vmimg_error *err);
+/* JSON: {"filename", "format", "virtual_size", ...}; with @chain an array, top first. */
+VMIMG_API int vmimg_image_info(const char *path, const char *base_dir, bool chain,
+			       struct vmimg_error *err, char **json);
+
+enum vmimg_extent_state {
+	VMIMG_EXTENT_DATA = 1,
+	VMIMG_EXTENT_ZERO = 2,
+	VMIMG_EXTENT_HOLE = 3, /* nothing in any layer */
+};
+struct vmimg_extent {
+	uint64_t start, length; /* bytes */
+	uint8_t state;          /* enum vmimg_extent_state */
+	uint32_t depth;         /* layers below the top; 0 the top itself */
+};
+/* The extent at @offset, as long as it is uniform (within one look-up's reach). */
+VMIMG_API int vmimg_image_extent(struct vmimg_image *image, uint64_t offset,
+				 struct vmimg_extent *ret, struct vmimg_error *err);
+/*
+ * Copies @src to the new file @dst. Formats: "raw", "vmo"; source also "qcow2"; NULL: probed, and
+ * raw for @dst. @progress may be NULL; a non-zero return cancels (-ECANCELED, @dst removed).
+ */
+VMIMG_API int vmimg_image_convert(const char *src, const char *src_format, const char *dst,
+				  const char *dst_format, uint64_t rate_limit,
+				  int (*progress)(void *arg, uint64_t done, uint64_t total),
+				  void *arg, struct vmimg_error *err);
+
+/* --- check (fsck): read-only --- */
+enum vmimg_check_result {
+	VMIMG_CHECK_SOUND = 0,
+	VMIMG_CHECK_FAILED = 1, /* could not check */
+	VMIMG_CHECK_CORRUPT = 2,
+	VMIMG_CHECK_LEAKS = 3,
+	VMIMG_CHECK_NOT_SUPPORTED = 63,
+};
+/* @path: a store directory or an image file. *@json: findings, each with its rule. */
+VMIMG_API int vmimg_check(const char *path, struct vmimg_error *err, char **json);
+
+VMIMG_API const char *vmimg_strerror(uint32_t vmimg_return); /* "Invalid State (5)" and the like */
+VMIMG_API const char *vmimg_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * cli.h - what the files of the `vmimg` command share: the state of one invocation and the table of
+ * verbs. One file a family of verbs; each ends in a table that main.c lists. A verb parses its
+ * arguments (options.h) before it touches anything, so a usage error may simply exit, and returns the
+ * exit status: 0, 1, or what `check` answers. One thread, except where a verb says otherwise.
+ */
+#ifndef CLI_CLI_H
+#define CLI_CLI_H
+
+#include "api/vmimg.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum cli_status {
+	CLI_OK = 0,
+	CLI_FAILURE = 1,
+	CLI_USAGE = 2,
+};
+
+struct cli_verb;
+
+struct cli {
+	const struct cli_verb *verb; /* NULL while it is being looked for */
+	const char *store;           /* -s, or VMIMG_STORE, or NULL */
+	bool json;                   /* --output=json */
+	bool help;                   /* --help was given, wherever */
+	int progress_fd;             /* --progress, or -1 */
+	bool no_progress;
+	uint64_t lock_timeout_ns; /* how long to wait for a store that another process has */
+};
+
+struct cli_verb {
+	const char *name; /* "disk create"; NULL ends a table */
+	const char *args; /* of the usage line */
+	const char *summary;
+	unsigned min_args, max_args;
+	int (*run)(struct cli *cli, int argc, char **argv);
+	int usage_status; /* 0: CLI_USAGE */
+};
+
+extern const struct cli_verb cli_image_verbs[];
+extern const struct cli_verb cli_vm_verbs[];
+extern const struct cli_verb cli_disk_verbs[];
+extern const struct cli_verb cli_collection_verbs[];
+extern const struct cli_verb cli_snapshot_verbs[];
+extern const struct cli_verb cli_job_verbs[];
+extern const struct cli_verb cli_tree_verbs[];
+extern const struct cli_verb cli_check_verbs[];
+extern const struct cli_verb cli_bench_verbs[];
+
+/* --- store.c: a verb's hold on the store --- */
+/*
+ * Opens the store named by -s or VMIMG_STORE; waits cli->lock_timeout_ns while another process has it.
+ * Returns CLI_OK, or CLI_FAILURE with the reason printed.
+ */
+int cli_open(struct cli *cli, const struct vmimg_options *options, struct vmimg_service **ret);
+/* The same without printing: 0 or a negative errno, with the reason in @err. */
+int cli_open_quietly(struct cli *cli, const struct vmimg_options *options, struct vmimg_error *err,
+		     struct vmimg_service **ret);
+/* Closes and returns @status, or CLI_FAILURE when closing failed. NULL is fine. */
+int cli_close(struct cli *cli, struct vmimg_service *svc, int status);
+
+/* --- interrupts --- */
+/* From here on SIGINT and SIGTERM set the flag instead of killing; one more a second later kills. */
+void cli_catch_interrupts(void);
+bool cli_interrupted(void);
+/* The flag itself, for loops that are not the command's own. */
+atomic_int *cli_interrupt_flag(void);
+
+#endif

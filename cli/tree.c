@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * tree.c - the verb tree: a picture of the store. Collections with their snapshots, then every VM with
+ * its disks, each with its chain from the base up; the snapshot named beside a layer is the one that
+ * froze it. Long chains are elided in the middle; --output=json has all of them.
+ */
+#include "cli/options.h"
+#include "cli/output.h"
+
+#include <langinfo.h>
+#include <stdio.h>
+#include <string.h>
+
+#define CHAIN_HEAD 2u /* layers shown at either end of a long chain */
+#define CHAIN_TAIL 6u
+#define DEPTH_MAX  4u
+
+struct branches {
+	const char *tee, *corner, *bar, *blank, *dots;
+};
+
+static const struct branches unicode = {"├── ", "└── ", "│   ", "    ", "⋮ "};
+static const struct branches ascii = {"|-- ", "`-- ", "|   ", "    ", ": "};
+
+struct picture {
+	const struct branches *lines;
+	bool last[DEPTH_MAX]; /* whether the branch at this depth was its parent's last */
+};
+
+/* The branches before a line; the line itself is printed after it. */
+static void branch(struct picture *p, unsigned depth, bool last)
+{
+	for (unsigned i = 0; i < depth; i++)
+		fputs(p->last[i] ? p->lines->blank : p->lines->bar, stdout);
+	fputs(last ? p->lines->corner : p->lines->tee, stdout);
+	p->last[depth] = last;
+}
+
+static const char *text(const json_t *object, const char *key)
+{
+	const char *value = json_string_value(json_object_get(object, key));
+
+	return value ? value : "-";
+}
+
+static uint64_t number(const json_t *object, const char *key)
+{
+	return (uint64_t)json_integer_value(json_object_get(object, key));
+}
+
+/* --- collections --- */
+
+static void print_collection(struct picture *p, const json_t *collection, bool last)
+{
+	const json_t *members = json_object_get(collection, "members");
+	const json_t *snapshots = json_object_get(collection, "snapshots");
+	size_t i, count = json_array_size(snapshots);
+	json_t *item;
+
+	char created[CLI_TEXT_MAX];
+
+	branch(p, 0, last);
+	printf("collection %s:", text(collection, "collection"));
+	json_array_foreach(members, i, item) printf("%s %s", i ? "," : "", json_string_value(item));
+	printf("%s\n", json_array_size(members) ? "" : " empty");
+	json_array_foreach(snapshots, i, item)
+	{
+		branch(p, 1, i + 1 == count);
+		printf("%s  %s  %s  %llu disks\n", text(item, "snapshot"),
+		       cli_time_text(created, text(item, "created")), text(item, "type_name"),
+		       (unsigned long long)number(item, "disks"));
+	}
+}
+
+/* --- disks --- */
+
+static void print_layer(struct picture *p, const json_t *layer, bool last)
+{
+	const char *snapshot = json_string_value(json_object_get(layer, "snapshot"));
+	char size[CLI_TEXT_MAX];
+
+	branch(p, 2, last);
+	printf("%-7s  %9s  ", text(layer, "kind"), cli_size_text(size, number(layer, "allocated")));
+	if (snapshot)
+		printf("%-8s  %s\n", text(layer, "state"), snapshot);
+	else
+		printf("%s\n", text(layer, "state"));
+}
+
+static void print_disk(struct picture *p, const json_t *disk, bool last)
+{
+	const json_t *chain = json_object_get(disk, "chain");
+	const char *name = strrchr(text(disk, "disk"), '/');
+	size_t i, count = json_array_size(chain);
+	json_t *layer;
+	char size[CLI_TEXT_MAX];
+
+	branch(p, 1, last);
+	printf("%s  %s%s\n", name ? name + 1 : text(disk, "disk"),
+	       cli_size_text(size, number(disk, "size")),
+	       json_is_true(json_object_get(disk, "independent")) ? "  independent" : "");
+	json_array_foreach(chain, i, layer)
+	{
+		if (count > CHAIN_HEAD + CHAIN_TAIL + 1 && i == CHAIN_HEAD) {
+			i = count - CHAIN_TAIL - 1;
+			branch(p, 2, false);
+			printf("%s%zu more layers\n", p->lines->dots, i - CHAIN_HEAD + 1);
+			continue;
+		}
+		print_layer(p, layer, i + 1 == count);
+	}
+}
+
+static void print_vm(struct picture *p, const json_t *vm, bool last)
+{
+	const json_t *disks = json_object_get(vm, "disks");
+	size_t i, count = json_array_size(disks);
+	json_t *disk;
+
+	branch(p, 0, last);
+	printf("vm %s\n", text(vm, "vm"));
+	json_array_foreach(disks, i, disk) print_disk(p, disk, i + 1 == count);
+}
+
+static int print_tree(struct cli *cli, const json_t *tree)
+{
+	struct picture p = {.lines = strcmp(nl_langinfo(CODESET), "UTF-8") ? &ascii : &unicode};
+	const json_t *collections = json_object_get(tree, "collections");
+	const json_t *vms = json_object_get(tree, "vms");
+	size_t i, count = json_array_size(collections) + json_array_size(vms);
+	json_t *item;
+
+	printf("%s\n", text(tree, "store"));
+	json_array_foreach(collections, i, item) print_collection(&p, item, i + 1 == count);
+	json_array_foreach(vms, i, item)
+		print_vm(&p, item, json_array_size(collections) + i + 1 == count);
+	return cli_finish_output(cli);
+}
+
+static int run_tree(struct cli *cli, int argc, char **argv)
+{
+	struct vmimg_service *svc = NULL;
+	struct vmimg_error err = {0};
+	char *json = NULL;
+	json_t *tree;
+	int status = CLI_FAILURE;
+	int r;
+
+	cli_parse(cli, NULL, argc, argv);
+	if (cli_open(cli, NULL, &svc))
+		return CLI_FAILURE;
+	r = vmimg_describe(svc, VMIMG_KIND_TREE, NULL, &err, &json);
+	if (r < 0)
+		return cli_close(cli, svc, cli_fail(cli, r, &err));
+	tree = cli_take_json(cli, json);
+	if (tree && cli->json)
+		return cli_close(cli, svc, cli_print_json(cli, tree));
+	if (tree)
+		status = print_tree(cli, tree);
+	json_decref(tree);
+	return cli_close(cli, svc, status);
+}
+
+const struct cli_verb cli_tree_verbs[] = {
+	{"tree", "", "Draw collections, snapshots, VMs, disks and their chains", 0, 0, run_tree, 0},
+	{0},
+};

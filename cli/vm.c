@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT */
+/* vm.c - the verbs init and vm: a store, and the virtual machines in it. */
+#include "cli/options.h"
+#include "cli/output.h"
+
+#include <string.h>
+
+static int run_init(struct cli *cli, int argc, char **argv)
+{
+	struct vmimg_error err = {0};
+	const char *dir = cli_parse(cli, NULL, argc, argv) ? argv[0] : cli->store;
+	int r;
+
+	if (!dir)
+		cli_usage_error(cli, "init: missing argument");
+	r = vmimg_store_init(dir, &err);
+	if (r < 0)
+		return cli_fail(cli, r, &err);
+	return cli->json ? cli_print_json(cli, json_pack("{s:s}", "store", dir)) : CLI_OK;
+}
+
+static int run_create(struct cli *cli, int argc, char **argv)
+{
+	struct vmimg_service *svc = NULL;
+	struct vmimg_error err = {0};
+	int r;
+
+	cli_parse(cli, NULL, argc, argv);
+	if (cli_open(cli, NULL, &svc))
+		return CLI_FAILURE;
+	r = vmimg_vm_create(svc, argv[0], &err);
+	return cli_close(cli, svc,
+			 r < 0 ? cli_fail(cli, r, &err)
+			       : cli_print_made(cli, svc, VMIMG_KIND_VM, argv[0]));
+}
+
+static int run_delete(struct cli *cli, int argc, char **argv)
+{
+	struct vmimg_service *svc = NULL;
+	struct vmimg_error err = {0};
+	int r;
+
+	cli_parse(cli, NULL, argc, argv);
+	if (cli_open(cli, NULL, &svc))
+		return CLI_FAILURE;
+	r = vmimg_vm_delete(svc, argv[0], &err);
+	return cli_close(cli, svc, r < 0 ? cli_fail(cli, r, &err) : CLI_OK);
+}
+
+static int run_list(struct cli *cli, int argc, char **argv)
+{
+	static const struct cli_column columns[] = {
+		{"VM", "name", CLI_AS_TEXT},
+		{"DISKS", "disks", CLI_AS_LIST},
+		{"CREATED", "created", CLI_AS_TIME},
+		{0},
+	};
+
+	cli_parse(cli, NULL, argc, argv);
+	return cli_list(cli, VMIMG_KIND_VM, NULL, columns);
+}
+
+static int run_show(struct cli *cli, int argc, char **argv)
+{
+	cli_parse(cli, NULL, argc, argv);
+	return cli_show(cli, VMIMG_KIND_VM, argv[0]);
+}
+
+const struct cli_verb cli_vm_verbs[] = {
+	{"init", "DIR", "Make an empty store", 0, 1, run_init, 0},
+	{"vm create", "VM", "Add a virtual machine", 1, 1, run_create, 0},
+	{"vm list", "", "List the virtual machines", 0, 0, run_list, 0},
+	{"vm show", "VM", "Show a virtual machine", 1, 1, run_show, 0},
+	{"vm delete", "VM", "Delete a virtual machine that has no disks", 1, 1, run_delete, 0},
+	{0},
+};
