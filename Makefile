@@ -148,8 +148,8 @@ $(PROGRAMS): $(B)/%: $(B)/obj/%.o $(B)/tools.a $(B)/libvmimg.a
 	$(call say,LD,$@)
 	$(Q)$(link) $(LIBS)
 
-helpers = $(call objects,$(filter-out $(call with_main,$(EXAMPLE_SRCS)),$(call sources,$(1))))
-$(EXAMPLES): $(B)/%: $(B)/obj/%.o $$(call helpers,$$(patsubst %/,%,$$(dir $$*))) $(B)/libvmimg.a
+helpers = $(call objects,$(filter-out $(call with_main,$(EXAMPLE_SRCS)),$(call sources,$(patsubst %/,%,$(1)))))
+$(EXAMPLES): $(B)/%: $(B)/obj/%.o $$(call helpers,$$(dir $$*)) $(B)/libvmimg.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(link) $(LIBS)
@@ -196,7 +196,7 @@ T ?=
 SELECTED := $(filter-out $(if $(TSAN),unit/engine_journal),$(filter $(T)%,$(TESTS)))
 SELECTED_SCRIPTS := $(filter $(T)%,$(TEST_SCRIPTS))
 run_tests = VMIMG='$(abspath $(B))/vmimg' VMIMG_BUILD='$(abspath $(B))' BUDGETS='$(BUDGETS)' \
-	TSAN='$(TSAN)' bash tests/run $(1) $(B) $(SELECTED) $(SELECTED_SCRIPTS)
+	TSAN='$(TSAN)' TSAN_OPTIONS='suppressions=$(CURDIR)/tests/tsan/suppressions' bash tests/run $(1) $(B) $(SELECTED) $(SELECTED_SCRIPTS)
 submake = +$(Q)$(MAKE) $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(JOBS))
 
 .PHONY: test soak test-san test-tsan tests run-tests run-soak

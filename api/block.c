@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * block.c - the block path: queues, attachments and requests (BQ-*). As thin as it can be: the public
- * structs are the engine's under another name, so that arrays pass through as they are. A queue's calls
- * are made on its thread.
+ * block.c - the block path: queues, attachments and requests (BQ-*). As thin as it can be: the
+ * public structs are the engine's under another name, so that arrays pass through as they are. A
+ * queue's calls are made on its thread.
  */
 #include <errno.h>
 #include <stdlib.h>

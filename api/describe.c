@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * describe.c - what is there, as JSON documents (DS-*). Read from the catalog in several steps without
- * a transaction, so that a long listing holds up nobody's commit: what goes meanwhile is left out. Any
- * thread.
+ * describe.c - what is there, as JSON documents (DS-*). Read from the catalog in several steps
+ * without a transaction, so that a long listing holds up nobody's commit: what goes meanwhile is
+ * left out. Any thread.
  */
 #include "api/describe.h"
 

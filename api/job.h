@@ -2,9 +2,9 @@
 /*
  * job.h - a job as the service knows it: its catalog row, and the create that runs for it. Private.
  *
- * J-1: Running, then exactly one of Completed, Terminated, Killed, Exception (JB-2). J-2: its snapshot's
- * disks are free again before anyone sees the end. J-3: an ended job without references lives in the
- * catalog alone.
+ * J-1: Running, then exactly one of Completed, Terminated, Killed, Exception (JB-2). J-2: its
+ * snapshot's disks are free again before anyone sees the end. J-3: an ended job without references
+ * lives in the catalog alone.
  */
 #ifndef API_JOB_H
 #define API_JOB_H
@@ -46,7 +46,9 @@ void api_job_list_locked(struct vmimg_job *job);
 struct vmimg_job *api_job_find_locked(struct vmimg_service *svc, const struct fmt_uuid *id);
 /* Its end, seen by everyone from here on: @row is final. Service's lock held. */
 void api_job_end_locked(struct vmimg_job *job, const struct cat_job *row);
-/* The job of @row as vmimg_job_info() tells it, with what only its object knows where there is one. */
+/*
+ * The job of @row as vmimg_job_info() tells it, with what only its object knows where there is one.
+ */
 void api_job_row_info(struct vmimg_service *svc, const struct cat_job *row,
 		      struct vmimg_job_info *ret);
 
@@ -60,8 +62,8 @@ void api_jobs_finish(struct vmimg_service *svc);
 /* The service goes; references that are left keep working by themselves. */
 void api_jobs_forget(struct vmimg_service *svc);
 /*
- * Removes rows of jobs that ended more than the time before removal ago (JB-8); looks only now and then.
- * The first call, at open, ends rows that say Running although nothing runs.
+ * Removes rows of jobs that ended more than the time before removal ago (JB-8); looks only now and
+ * then. The first call, at open, ends rows that say Running although nothing runs.
  */
 void api_jobs_prune(struct vmimg_service *svc);
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* name.c - the names of elements (RC-6): [A-Za-z0-9][A-Za-z0-9._-]{0,63}, joined by '/' and '@'. Pure. */
+/*
+ * name.c - the names of elements (RC-6): [A-Za-z0-9][A-Za-z0-9._-]{0,63}, joined by '/' and '@'.
+ * Pure.
+ */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>

@@ -2,9 +2,9 @@
 /*
  * run.c - the thread of a create: runs the cut, then settles how the job ended.
  *
- * Order at the end: the final row is durable (committed with the snapshot, or here), the member disks
- * are free again, then the end is seen. A crash before the row is durable leaves it Running, which the
- * next open ends in Exception (JB-9).
+ * Order at the end: the final row is durable (committed with the snapshot, or here), the member
+ * disks are free again, then the end is seen. A crash before the row is durable leaves it Running,
+ * which the next open ends in Exception (JB-9).
  */
 #include <errno.h>
 #include <stdio.h>
@@ -56,7 +56,9 @@ static uint16_t error_code_of(struct vmimg_service *svc, int r)
 	return (uint16_t)api_vendor_code(r);
 }
 
-/* The engine committed the row with the snapshot; this is what it says, should it not be readable. */
+/*
+ * The engine committed the row with the snapshot; this is what it says, should it not be readable.
+ */
 static void settle_success(struct vmimg_service *svc, struct cat_job *row)
 {
 	struct cat_job committed;

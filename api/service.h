@@ -2,9 +2,10 @@
 /*
  * service.h - what the files of api/ share: the service, error texts, names. Private.
  *
- * S-API-1: the service's lock is taken before a job's lock, the store's and the catalog's, never after.
- * S-API-2: under it a create is checked and enters the store's running cuts; whatever changes members
- * looks at those under it too (CU-4).
+ * S-API-1: the service's lock is taken before a job's lock, the store's and the catalog's, never
+ * after.
+ * S-API-2: under it a create is checked and enters the store's running cuts; whatever
+ * changes members looks at those under it too (CU-4).
  */
 #ifndef API_SERVICE_H
 #define API_SERVICE_H

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * settings.c - reads the settings of CreateSnapshot (CSN-7, CSN-8): one JSON object, every name known,
- * given once, of its type and in its range. Nothing is guessed or converted. Pure, any thread.
+ * settings.c - reads the settings of CreateSnapshot (CSN-7, CSN-8): one JSON object, every name
+ * known, given once, of its type and in its range. Nothing is guessed or converted. Pure, any
+ * thread.
  */
 #include "api/settings.h"
 

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* settings.h - the settings of CreateSnapshot, read from JSON (CSN-7). Private. Pure, any thread. */
+/*
+ * settings.h - the settings of CreateSnapshot, read from JSON (CSN-7). Private. Pure, any thread.
+ */
 #ifndef API_SETTINGS_H
 #define API_SETTINGS_H
 

@@ -6,6 +6,7 @@
 #include "cli/options.h"
 #include "cli/output.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -30,14 +31,13 @@ static void print_findings(const json_t *findings)
 	size_t i;
 	json_t *finding;
 
-	json_array_foreach(findings, i, finding)
-	{
+	json_array_foreach (findings, i, finding) {
 		const char *rule = text_of(finding, "rule");
-		const char *class = text_of(finding, "class");
+		const char *kind = text_of(finding, "kind");
 		const char *where = text_of(finding, "where");
 		const char *message = text_of(finding, "message");
 
-		printf("%s: %s%s%s%s%s%s\n", class ? class : "finding", where ? where : "",
+		printf("%s: %s%s%s%s%s%s\n", kind ? kind : "finding", where ? where : "",
 		       where ? ": " : "", message ? message : "", rule ? " [" : "",
 		       rule ? rule : "", rule ? "]" : "");
 	}
@@ -47,15 +47,18 @@ static int run_check(struct cli *cli, int argc, char **argv)
 {
 	struct vmimg_error err = {0};
 	const char *path = cli_parse(cli, NULL, argc, argv) ? argv[0] : cli->store;
+	uint64_t start = cli_now_ns();
 	char *text = NULL;
 	json_t *report;
 	int result, printed;
 
 	if (!path)
 		cli_usage_error(cli, "check: name an image file or a store");
-	result = vmimg_check(path, &err, &text);
+	do
+		result = vmimg_check(path, &err, &text);
+	while (result == VMIMG_CHECK_FAILED && err.code == -EBUSY && cli_wait_for_lock(cli, start));
 	if (!text) {
-		cli_fail(cli, result < 0 ? result : VMIMG_FAILED, &err);
+		cli_fail(cli, err.code ? err.code : VMIMG_FAILED, &err);
 		return result < 0 ? VMIMG_CHECK_FAILED : result;
 	}
 	report = cli_take_json(cli, text);
@@ -64,8 +67,7 @@ static int run_check(struct cli *cli, int argc, char **argv)
 	if (cli->json) {
 		printed = cli_print_json(cli, report);
 	} else {
-		print_findings(json_is_array(report) ? report
-						     : json_object_get(report, "findings"));
+		print_findings(json_object_get(report, "findings"));
 		printf("%s: %s\n", path, verdict(result));
 		json_decref(report);
 		printed = cli_finish_output(cli);

@@ -61,6 +61,8 @@ int cli_open(struct cli *cli, const struct vmimg_options *options, struct vmimg_
 /* The same without printing: 0 or a negative errno, with the reason in @err. */
 int cli_open_quietly(struct cli *cli, const struct vmimg_options *options, struct vmimg_error *err,
 		     struct vmimg_service **ret);
+/* After -EBUSY at a try begun at @start_ns: whether to try again, after a pause. */
+bool cli_wait_for_lock(struct cli *cli, uint64_t start_ns);
 /* Closes and returns @status, or CLI_FAILURE when closing failed. NULL is fine. */
 int cli_close(struct cli *cli, struct vmimg_service *svc, int status);
 

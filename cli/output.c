@@ -238,8 +238,7 @@ static char *value_text(const json_t *value, enum cli_format format)
 	} else if (json_is_real(value)) {
 		fprintf(out, "%.6g", json_real_value(value));
 	} else if (json_is_array(value)) {
-		json_array_foreach(value, i, item)
-		{
+		json_array_foreach (value, i, item) {
 			char *one = value_text(item, format);
 
 			fprintf(out, "%s%s", i ? ", " : "", one ? one : "");
@@ -249,8 +248,7 @@ static char *value_text(const json_t *value, enum cli_format format)
 			fputs("-", out);
 	} else {
 		i = 0;
-		json_object_foreach((json_t *)value, key, item)
-		{
+		json_object_foreach ((json_t *)value, key, item) {
 			char *one = value_text(item, format_of(key));
 
 			fprintf(out, "%s%s %s", i++ ? ", " : "", key, one ? one : "");
@@ -330,8 +328,7 @@ static int print_rows_by_key(struct cli *cli, const json_t *rows)
 	const char *key;
 	json_t *value;
 
-	json_object_foreach(json_array_get(rows, 0), key, value)
-	{
+	json_object_foreach (json_array_get(rows, 0), key, value) {
 		if (n < COLUMNS_MAX)
 			columns[n++] = (struct cli_column){key, key, format_of(key)};
 	}
@@ -344,13 +341,11 @@ static int print_object(struct cli *cli, json_t *object)
 	json_t *value;
 	size_t width = 0;
 
-	json_object_foreach(object, key, value)
-	{
+	json_object_foreach (object, key, value) {
 		if (strlen(key) > width && !is_list_of_objects(value))
 			width = strlen(key);
 	}
-	json_object_foreach(object, key, value)
-	{
+	json_object_foreach (object, key, value) {
 		char *text;
 
 		if (is_list_of_objects(value))
@@ -359,8 +354,7 @@ static int print_object(struct cli *cli, json_t *object)
 		printf("%-*s  %s\n", (int)width, key, text ? text : "");
 		free(text);
 	}
-	json_object_foreach(object, key, value)
-	{
+	json_object_foreach (object, key, value) {
 		if (!is_list_of_objects(value))
 			continue;
 		printf("%s:\n", key);
@@ -381,8 +375,7 @@ int cli_print(struct cli *cli, json_t *document)
 	if (json_is_object(document)) {
 		status = print_object(cli, document);
 	} else {
-		json_array_foreach(document, i, item)
-		{
+		json_array_foreach (document, i, item) {
 			if (i)
 				putchar('\n');
 			status |= print_object(cli, item);

@@ -14,18 +14,25 @@
 
 #define LOCK_RETRY_NS (20 * 1000000L)
 
+bool cli_wait_for_lock(struct cli *cli, uint64_t start_ns)
+{
+	const struct timespec pause = {.tv_nsec = LOCK_RETRY_NS};
+
+	if (cli_interrupted() || cli_now_ns() - start_ns >= cli->lock_timeout_ns)
+		return false;
+	nanosleep(&pause, NULL);
+	return true;
+}
+
 int cli_open_quietly(struct cli *cli, const struct vmimg_options *options, struct vmimg_error *err,
 		     struct vmimg_service **ret)
 {
-	const struct timespec pause = {.tv_nsec = LOCK_RETRY_NS};
 	uint64_t start = cli_now_ns();
 	int r;
 
-	while ((r = vmimg_open(cli->store, options, err, ret)) == -EBUSY) {
-		if (cli_interrupted() || cli_now_ns() - start >= cli->lock_timeout_ns)
-			break;
-		nanosleep(&pause, NULL);
-	}
+	do
+		r = vmimg_open(cli->store, options, err, ret);
+	while (r == -EBUSY && cli_wait_for_lock(cli, start));
 	return r;
 }
 

@@ -56,15 +56,14 @@ static void print_collection(struct picture *p, const json_t *collection, bool l
 	const json_t *snapshots = json_object_get(collection, "snapshots");
 	size_t i, count = json_array_size(snapshots);
 	json_t *item;
-
 	char created[CLI_TEXT_MAX];
 
 	branch(p, 0, last);
 	printf("collection %s:", text(collection, "collection"));
-	json_array_foreach(members, i, item) printf("%s %s", i ? "," : "", json_string_value(item));
+	json_array_foreach (members, i, item)
+		printf("%s %s", i ? "," : "", json_string_value(item));
 	printf("%s\n", json_array_size(members) ? "" : " empty");
-	json_array_foreach(snapshots, i, item)
-	{
+	json_array_foreach (snapshots, i, item) {
 		branch(p, 1, i + 1 == count);
 		printf("%s  %s  %s  %llu disks\n", text(item, "snapshot"),
 		       cli_time_text(created, text(item, "created")), text(item, "type_name"),
@@ -99,8 +98,7 @@ static void print_disk(struct picture *p, const json_t *disk, bool last)
 	printf("%s  %s%s\n", name ? name + 1 : text(disk, "disk"),
 	       cli_size_text(size, number(disk, "size")),
 	       json_is_true(json_object_get(disk, "independent")) ? "  independent" : "");
-	json_array_foreach(chain, i, layer)
-	{
+	json_array_foreach (chain, i, layer) {
 		if (count > CHAIN_HEAD + CHAIN_TAIL + 1 && i == CHAIN_HEAD) {
 			i = count - CHAIN_TAIL - 1;
 			branch(p, 2, false);
@@ -119,7 +117,8 @@ static void print_vm(struct picture *p, const json_t *vm, bool last)
 
 	branch(p, 0, last);
 	printf("vm %s\n", text(vm, "vm"));
-	json_array_foreach(disks, i, disk) print_disk(p, disk, i + 1 == count);
+	json_array_foreach (disks, i, disk)
+		print_disk(p, disk, i + 1 == count);
 }
 
 static int print_tree(struct cli *cli, const json_t *tree)
@@ -131,8 +130,9 @@ static int print_tree(struct cli *cli, const json_t *tree)
 	json_t *item;
 
 	printf("%s\n", text(tree, "store"));
-	json_array_foreach(collections, i, item) print_collection(&p, item, i + 1 == count);
-	json_array_foreach(vms, i, item)
+	json_array_foreach (collections, i, item)
+		print_collection(&p, item, i + 1 == count);
+	json_array_foreach (vms, i, item)
 		print_vm(&p, item, json_array_size(collections) + i + 1 == count);
 	return cli_finish_output(cli);
 }

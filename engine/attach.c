@@ -351,12 +351,16 @@ static void freeze(struct fmt_header *hdr, void *arg)
 /* Layers that a cut froze whose job failed afterwards: durable by the flush, now said so. */
 static int settle_frozen(struct eng_store *store, struct eng_disk *disk)
 {
+	bool active;
 	int r = 0;
 
 	for (uint32_t i = 0; r == 0 && i + 1 < disk->nlayers; i++) {
 		struct eng_layer *layer = disk->layers[i];
 
-		if (layer->hdr.state != FMT_STATE_ACTIVE)
+		pthread_mutex_lock(&layer->meta_lock);
+		active = layer->hdr.state == FMT_STATE_ACTIVE;
+		pthread_mutex_unlock(&layer->meta_lock);
+		if (!active)
 			continue;
 		r = eng_layer_update(layer, freeze, NULL, NULL);
 		if (r == 0)

@@ -23,6 +23,7 @@ struct eng_round {
 	int result;
 	unsigned ops;         /* under way */
 	uint64_t gen, number; /* captured at the start */
+	uint64_t first;	      /* oldest journal number among the mappings; 0: none */
 	struct fmt_run *runs; /* captured mappings */
 	uint32_t count, logged, taken;
 	struct eng_op sync, record;
@@ -65,10 +66,21 @@ void eng_flush_advance(struct eng_disk *disk)
 	}
 }
 
-/* JN-5: entries go once the logs of all layers cover them. */
+/* The oldest journal number of @layer that no durable record covers, as this worker knows it. */
+static uint64_t first_uncovered(const struct eng_layer *layer)
+{
+	const struct eng_round *round = layer->round;
+
+	return round && round->active && round->first ? round->first : layer->first_uncovered;
+}
+
+/*
+ * JN-5: entries go once the logs of all layers cover them. Only the worker's own knowledge counts: the
+ * log of a frozen layer may be another thread's just now.
+ */
 static void drop_journal(struct eng_disk *disk)
 {
-	uint64_t upto;
+	uint64_t upto, first;
 
 	if (!disk->journal)
 		return;
@@ -77,11 +89,11 @@ static void drop_journal(struct eng_disk *disk)
 	for (uint32_t i = disk->first_undurable; i < disk->nlayers; i++) {
 		struct eng_layer *layer = disk->layers[i];
 
-		if (i + 1 < disk->nlayers && atomic_load(&layer->harden) == ENG_HARDEN_BUSY)
-			return; /* its log is another thread's just now */
-		if ((layer->pending_count || !eng_flush_quiet(layer)) &&
-		    layer->log.journal_seq < upto)
-			upto = layer->log.journal_seq;
+		if (atomic_load(&layer->harden) == ENG_HARDEN_DONE)
+			continue;
+		first = first_uncovered(layer);
+		if (first && first - 1 < upto)
+			upto = first - 1;
 	}
 	eng_journal_drop(disk->journal, upto);
 }
@@ -93,10 +105,13 @@ static void round_end(struct eng_round *round)
 	struct eng_waiter *now = round->now, *next = round->next, *w;
 	int r = round->result;
 
-	if (r < 0)
+	if (r < 0) {
 		eng_layer_poison(layer, r);
-	else
+		if (round->first)
+			layer->first_uncovered = round->first;
+	} else {
 		layer->synced_gen = round->gen;
+	}
 	free(round->runs);
 	free(round->buf);
 	round->runs = NULL;
@@ -257,6 +272,8 @@ static void round_start(struct eng_disk *disk, struct eng_layer *layer, bool cla
 	round->result = 0;
 	round->gen = layer->dirty_gen;
 	round->number = layer->pending_number;
+	round->first = layer->first_uncovered;
+	layer->first_uncovered = 0;
 	round->runs = layer->pending;
 	round->count = layer->pending_count;
 	round->logged = 0;

@@ -75,6 +75,8 @@ static void layer_take_header(struct eng_layer *layer, const struct fmt_header *
 	layer->id = hdr->layer_id;
 	layer->kind = hdr->kind;
 	layer->block_bits = hdr->block_bits;
+	layer->log_granule = hdr->log_granule;
+	layer->generation = hdr->generation;
 	layer->salt = hdr->salt;
 	layer->data_offset = hdr->data_offset;
 	atomic_store(&layer->size, hdr->size);

@@ -59,8 +59,8 @@ struct eng_layer {
 	struct eng_io *io;
 	struct fmt_uuid id;
 	uint32_t kind; /* enum fmt_kind */
-	uint32_t block_bits;
-	uint64_t salt, data_offset;
+	uint32_t block_bits, log_granule;
+	uint64_t generation, salt, data_offset;
 	_Atomic uint64_t size; /* bytes of the disk as this layer knows it */
 	uint64_t dev, ino;     /* of the data file */
 	uint32_t dio_align, mem_align;
@@ -94,6 +94,7 @@ struct eng_layer {
 	struct fmt_run *pending; /* published, in no durable record */
 	uint32_t pending_count, pending_cap;
 	uint64_t pending_number;    /* newest journal number among them */
+	uint64_t first_uncovered; /* oldest journal number in no record and no round; 0: none */
 	uint32_t journal_tag;       /* UINT32_MAX: none */
 	uint32_t promised_runs;     /* new mappings of writes in flight */
 	uint32_t chunk_slots;       /* size of the newest extension */

@@ -103,7 +103,7 @@ static int replay_runs(struct replay *rp, const struct fmt_record *rec)
 static int replay_check_tail(struct replay *rp, bool *dirty)
 {
 	const struct eng_layer *layer = rp->layer;
-	uint32_t granule = layer->hdr.log_granule;
+	uint32_t granule = layer->log_granule;
 	uint64_t at = rp->log.offset - rp->log.segment;
 	struct fmt_record rec;
 
@@ -139,7 +139,7 @@ static int replay_check_tail(struct replay *rp, bool *dirty)
 static int replay_records(struct replay *rp)
 {
 	struct eng_layer *layer = rp->layer;
-	uint32_t granule = layer->hdr.log_granule;
+	uint32_t granule = layer->log_granule;
 	struct fmt_error why = {{0}};
 	struct fmt_record rec;
 	int r;
@@ -255,7 +255,7 @@ int64_t eng_log_encode(struct eng_layer *layer, const struct fmt_run *runs, uint
 		       uint32_t *taken)
 {
 	const struct eng_log *log = &layer->log;
-	uint32_t granule = layer->hdr.log_granule;
+	uint32_t granule = layer->log_granule;
 	/* The last granule of a segment is kept for its LINK. */
 	uint64_t left = log->segment + log->segment_len - log->offset - granule;
 	struct fmt_record rec = {.seq = log->seq + 1, .flags = FMT_REC_DURABLE_FIRST};

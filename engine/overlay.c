@@ -133,7 +133,7 @@ static int spec_of(struct eng_store *store, const struct eng_member *m, struct e
 	spec->store = store->id;
 	spec->disk = m->disk.id;
 	spec->parent = m->tail->id;
-	spec->generation = m->tail->hdr.generation + 1;
+	spec->generation = m->tail->generation + 1;
 	spec->size = m->disk.size;
 	spec->block_bits = m->disk.block_bits;
 	spec->initial_slots = SLOTS;

@@ -304,7 +304,7 @@ static void put_pending(struct eng_snapshot *s, const struct eng_member *m)
 		.parent = m->tail->id,
 		.kind = FMT_KIND_OVERLAY,
 		.state = CAT_LAYER_PENDING,
-		.generation = m->pending->hdr.generation,
+		.generation = m->pending->generation,
 		.created_ns = m->pending->hdr.created_ns,
 	};
 
@@ -347,7 +347,7 @@ static void put_head(struct eng_snapshot *s, const struct eng_member *m)
 	eng_catalog_set_layer_state(cat, &m->pending->id, CAT_LAYER_ACTIVE);
 	if (eng_catalog_get_disk_id(cat, &m->disk.id, &disk) == 0 &&
 	    eng_catalog_get_layer(cat, &disk.head, &now) == 0 &&
-	    now.generation >= m->pending->hdr.generation)
+	    now.generation >= m->pending->generation)
 		return;
 	eng_catalog_set_disk_head(cat, &m->disk.id, &m->pending->id);
 }

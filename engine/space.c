@@ -41,10 +41,14 @@ static void note_segments(struct fmt_header *hdr, void *arg)
 static int make_segment(struct eng_space_task *t)
 {
 	struct eng_layer *layer = t->layer;
+	uint32_t known;
 	void *buf = NULL;
 	int r = 0;
 
-	if (t->segments > layer->hdr.log_segments)
+	pthread_mutex_lock(&layer->meta_lock);
+	known = layer->hdr.log_segments;
+	pthread_mutex_unlock(&layer->meta_lock);
+	if (t->segments > known)
 		r = eng_layer_update(layer, note_segments, &t->segments, NULL);
 	if (r < 0)
 		return r;
@@ -194,7 +198,7 @@ uint32_t eng_space_take(struct eng_layer *layer, uint32_t slots)
  */
 static uint64_t log_need(const struct eng_layer *layer, uint32_t runs)
 {
-	uint64_t granule = layer->hdr.log_granule;
+	uint64_t granule = layer->log_granule;
 
 	return granule * (layer->promised_runs + runs + 4) +
 	       sizeof(struct fmt_run_disk) * (uint64_t)layer->pending_count;

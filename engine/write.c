@@ -63,6 +63,8 @@ static void publish(struct eng_req *req, const struct fmt_run *run)
 			return;
 		}
 	}
+	if (!layer->first_uncovered)
+		layer->first_uncovered = number;
 	r = eng_layer_add_pending(layer, run, number);
 	if (r < 0) { /* would never be logged: no flush may succeed any more */
 		eng_layer_poison(layer, r);

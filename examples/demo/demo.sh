@@ -58,14 +58,18 @@ if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
 fi
 
 now_ms() { local t=${EPOCHREALTIME/[.,]/}; echo $((t / 1000)); }
-since() { local ms=$(($(now_ms) - $1)); printf '%d.%01d s' $((ms / 1000)) $((ms % 1000 / 100)); }
+since() {
+	local ms=$(($(now_ms) - $1))
+	if [ $ms -lt 1000 ]; then echo "$ms ms"; else echo "$((ms / 1000)).$((ms % 1000 / 100)) s"; fi
+}
+indent() { sed '/./s/^/   /' "$@"; }
 
 begin_ms=$(now_ms) step=0 step_ms=0 passed=0 failed=0
 step_begin() {
 	step=$((step + 1)) step_ms=$(now_ms)
 	printf '\n%s%d. %s%s\n' "$bold" $step "$1" "$off"
 }
-step_end() { printf '   %s%s%s\n' "$dim" "$(since "$step_ms")" "$off"; }
+step_end() { printf '   %sdone in %s%s\n' "$dim" "$(since "$step_ms")" "$off"; }
 say() { printf '   %s\n' "$*"; }
 
 die() {
@@ -165,7 +169,7 @@ extents_xfs() {
 		$1 == "blocksize" { size = $3 }
 		$1 == "agblocks" { group = $3 }
 		$1 == "data" {
-			if ($3 != next_block || $9 != 0) exit 1
+			if ($3 != next_block || $10 != 0) exit 1
 			next_block += $8; split($6, at, /[(\/)]/)
 			print (at[2] * group + at[3]) * size, $8 * size }'
 }
@@ -197,7 +201,7 @@ read_back() { # PREFIX DIRECTORY STATE
 	while read -r kind disk word rest; do
 		[ "$kind" = disk ] && data[$disk]=$word
 	done <"$work/verify"
-	sed 's/^/   /' "$work/verify"
+	indent "$work/verify"
 	[ -n "$keep" ] || rm -rf "$2"
 }
 
@@ -275,21 +279,22 @@ step_end
 
 step_begin "A first snapshot, at rest: vmimg snapshot create demo@import"
 must "vmimg snapshot create" "$vmimg" snapshot create demo@import
-sed 's/^/   /' "$work/log"
+indent "$work/log"
 step_end
 
 step_begin "Load on all disks; in its middle: CreateSnapshot(demo), type Standard, asynchronous job"
 say "each disk: random 4 KiB writes, 4 in flight, one request in 64 a flush"
 say "four chains over all VMs: write k+1 goes to another VM once write k is acknowledged"
+say "$seconds s of it before the call, $seconds s after"
 echo
 "$load" run "$VMIMG_STORE" $snapshot "$work/plan" "$work/state" "$seconds" 2>"$work/load.log" |
-	sed 's/^/   /'
+	indent -u
 [ "${PIPESTATUS[0]}" = 0 ] || { cat "$work/load.log"; die "the load did not go through"; }
 step_end
 
 step_begin "The store afterwards: vmimg tree"
 must "vmimg tree" "$vmimg" tree
-sed 's/^/   /' "$work/log"
+indent "$work/log"
 step_end
 
 declare -A data_snapshot=() fsck_snapshot=() data_live=() fsck_live=()
@@ -304,8 +309,7 @@ while read -r disk fs size import from; do
 		cmp - "$work/images/${disk/\//.}.img" >>"$work/log" 2>&1
 	verdict $? "demo@import/$disk" "$work/log"
 	printf '   %-10s ' "$disk"
-	coloured $word 0
-	echo
+	coloured $word 0; echo
 done <<<"$disks"
 step_end
 
@@ -315,8 +319,8 @@ step_end
 
 step_begin "The store itself: vmimg check"
 "$vmimg" check "$VMIMG_STORE" >"$work/check" 2>&1
-verdict $? "vmimg check" /dev/null
-sed "s|$work/||; s/^/   /" "$work/check"
+verdict $? "vmimg check" "$work/check"
+say "$(tail -n 1 "$work/check" | sed "s|$work/||")"
 step_end
 
 step_begin "Verdict"
@@ -328,8 +332,7 @@ while read -r disk fs size import from; do
 	coloured "${data_snapshot[$disk]:-FAILED}" 9
 	coloured "${fsck_snapshot[$disk]:-FAILED}" 14
 	coloured "${data_live[$disk]:-FAILED}" 9
-	coloured "${fsck_live[$disk]:-FAILED}" 9
-	echo
+	coloured "${fsck_live[$disk]:-FAILED}" 0; echo
 done <<<"$disks"
 echo
 if [ $failed = 0 ]; then

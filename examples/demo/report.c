@@ -105,13 +105,13 @@ void report_snapshot(const json_t *snapshot, uint64_t call_ns)
 {
 	char buf[REPORT_TEXT_MAX];
 
+	printf("%-10s %10s   vmimg_create_snapshot() returned 4096: job started\n", "call",
+	       report_duration(buf, call_ns));
 	print_time(snapshot, "prepare", "prepare_ns", "an overlay for each disk, made and durable");
 	print_time(snapshot, "cut", "cut_ns", "every disk's head changed, at one instant");
 	print_time(snapshot, "drain", "drain_ns", "the writes in flight ended");
 	print_time(snapshot, "harden", "harden_ns", "the frozen layers made durable");
 	print_time(snapshot, "total", "total_ns", "the whole job, commit included");
-	printf("%-10s %10s   %s\n", "call", report_duration(buf, call_ns),
-	       "vmimg_create_snapshot() returned 4096, job started");
 	print_time(snapshot, "stall", "max_write_latency_ns", "the longest write meanwhile");
 }
 
@@ -122,7 +122,7 @@ unsigned report_sealed(const json_t *snapshot, unsigned *total)
 	json_t *member;
 	size_t i;
 
-	json_array_foreach(members, i, member)
+	json_array_foreach (members, i, member)
 		sealed += json_is_true(json_object_get(member, "sealed"));
 	*total = (unsigned)json_array_size(members);
 	return sealed;

@@ -209,6 +209,41 @@ Test(api_queue, every_request_completes_once_and_depth_is_respected)
 	cr_expect_eq(vmimg_queue_destroy(queue), 0);
 }
 
+/* BQ-16 */
+Test(api_queue, prepared_requests_start_with_the_next_submit_or_poll)
+{
+	struct vmimg_request requests[16], bad;
+	struct vmimg_completion done[16];
+	struct vmimg_queue *queue = NULL;
+	struct vmimg_disk *disk;
+	unsigned total = 0;
+
+	make_vm("web", 1);
+	expect_ok(vmimg_queue_create(svc, 8, &err, &queue));
+	disk = attach(queue, "web/d0", 0);
+	for (unsigned i = 0; i < 16; i++)
+		requests[i] = page_request(disk, VMIMG_WRITE, 4096 * i);
+	bad = requests[0];
+	bad.reserved = 1;
+	cr_expect_eq(vmimg_queue_prepare(queue, &bad, 1), -EINVAL);
+	cr_expect_eq(vmimg_queue_prepare(NULL, requests, 1), -EINVAL);
+	cr_expect_eq(vmimg_queue_prepare(queue, requests, 4), 4);
+	cr_expect_eq(vmimg_queue_prepare(queue, requests + 4, 12), 4);
+	cr_expect_eq(vmimg_queue_prepare(queue, requests + 8, 8), -EAGAIN);
+	while (total < 8) {
+		int n = vmimg_queue_poll(queue, done, 16, 10 * SECOND);
+
+		cr_assert_gt(n, 0, "poll starts them");
+		total += (unsigned)n;
+	}
+	cr_expect_eq(vmimg_queue_prepare(queue, requests, 1), 1);
+	cr_expect_eq(vmimg_queue_submit(queue, NULL, 0), 0);
+	cr_expect_eq(vmimg_queue_poll(queue, done, 16, 10 * SECOND), 1);
+	cr_expect_eq(done[0].user_data, requests[0].user_data);
+	cr_expect_eq(vmimg_disk_detach(disk), 0);
+	cr_expect_eq(vmimg_queue_destroy(queue), 0);
+}
+
 /* BQ-2 */
 Test(api_queue, the_fd_tells_of_completions)
 {

@@ -81,3 +81,7 @@ eval "exec ${HOLD[1]}>&-"
 wait
 ok "they wait for it" vm list
 sound "the store is sound"
+head -c 100 /dev/zero >"$VMIMG_STORE/layers/stray"
+v check "$VMIMG_STORE"
+is $? 3 "a file that belongs to nobody is a leak"
+grep -q '^leak: .*stray.*\[[A-Z]*-[0-9]*\]$' out || die "it is not named with a rule"

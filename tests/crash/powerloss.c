@@ -28,7 +28,7 @@
 #include "engine/io_record_log.h"
 #include "tests/crash/rig.h"
 
-#define OPS	    2400 /* requests of a load, in three parts with a close between */
+#define OPS	    4000 /* requests of a load, in three parts with a close between */
 #define REPLAYS	    600	 /* of one load */
 #define WORKERS	    2	 /* processes that replay */
 #define REPLAYS_MIN 200	 /* of the whole test */
@@ -127,7 +127,7 @@ static void pick_load(struct rig *rig, uint64_t *rng)
 	};
 	rig->seed = rig_random(rng);
 	rig->depth = 8 + (unsigned)(x >> 4 & 7);
-	rig->pause_us = 6000;
+	rig->pause_us = 2000;
 	rig->extras = 40;
 	rig->flushes = (unsigned)(x >> 7 & 31) + 4;
 	rig->detaches = 16;
@@ -152,6 +152,7 @@ static void run_load(struct recording *r)
 		rig.ops = part * OPS / 3;
 		/* The recorder knows bytes, a page cache writes sectors. */
 		rig.sectors = r->tmpfs || rig.options.buffered;
+		rig.sectors_punched = true;
 		cr_assert(rig_run(&rig), "SEED=%llu: %s", (unsigned long long)r->seed, r->log->why);
 	}
 	r->events = eng_record_index(r->rec);

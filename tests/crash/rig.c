@@ -186,10 +186,6 @@ static void pick_range(struct worker *w, unsigned disk, uint64_t *offset, uint32
 		unit = 512;
 		*length = (uint32_t)(1 + pick(w, LENGTH_MAX / 512)) * 512;
 	}
-	if (w->rig->sectors && unit < HIST_SECTOR) {
-		unit = HIST_SECTOR;
-		*length = (*length + HIST_SECTOR - 1) / HIST_SECTOR * HIST_SECTOR;
-	}
 	if (pick(w, 2))
 		area = 128 << 10;
 	*offset = pick(w, (area - *length) / unit + 1) * unit;
@@ -219,6 +215,14 @@ static unsigned fill(struct worker *w, struct slot *slot)
 	return n;
 }
 
+static bool needs_sectors(const struct worker *w, const struct hist_op *op)
+{
+	if (w->rig->sectors)
+		return true;
+	return op->kind == HIST_ZERO && w->rig->sectors_punched &&
+	       (!rig_is_member(op->disk) || !atomic_load(&w->rig->log->overlaid));
+}
+
 static void decide(struct worker *w, struct hist_op *op, uint8_t *code)
 {
 	struct rig *rig = w->rig;
@@ -240,6 +244,13 @@ static void decide(struct worker *w, struct hist_op *op, uint8_t *code)
 	} else if (x < rig->flushes + 32) {
 		*code = ENG_READ;
 		op->fua = false;
+	}
+	if (needs_sectors(w, op)) {
+		uint64_t end = op->offset + op->length;
+
+		op->offset -= op->offset % HIST_SECTOR;
+		end += (HIST_SECTOR - end % HIST_SECTOR) % HIST_SECTOR;
+		op->length = (uint32_t)(end - op->offset);
 	}
 }
 
@@ -351,7 +362,7 @@ static bool worker_open(struct worker *w)
 		return false;
 	}
 	for (unsigned i = 0; i < depth; i++) {
-		w->slots[i].buf = aligned_alloc(4096, LENGTH_MAX + 4096);
+		w->slots[i].buf = aligned_alloc(4096, LENGTH_MAX + 8192);
 		w->slots[i].next = w->free;
 		w->free = &w->slots[i];
 	}
@@ -475,8 +486,10 @@ static void take_snapshot(struct rig *rig, bool cancel)
 	s->ended = hist_tick(&rig->log->history);
 	set_current(rig, NULL);
 	eng_snapshot_destroy(snap);
-	if (r == 0)
+	if (r == 0) {
 		atomic_store(&s->done, s->ended);
+		atomic_store(&rig->log->overlaid, true);
+	}
 	else
 		atomic_store(&s->failed, true);
 	if (r == -ECANCELED) {

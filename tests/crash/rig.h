@@ -40,6 +40,7 @@ struct rig_log {
 	_Atomic unsigned snap_count, extra_count;
 	struct rig_snap snaps[RIG_SNAPS];
 	struct rig_extra extras[RIG_EXTRAS];
+	_Atomic bool overlaid; /* the members have overlays: a snapshot was made */
 	_Atomic bool failed;
 	char why[1024];
 	struct hist_op ops[]; /* history.room */
@@ -57,7 +58,9 @@ struct rig {
 	unsigned extras;    /* of 256 turns of the snapshot thread, make or remove a disk */
 	unsigned flushes;   /* of 256 requests */
 	unsigned detaches;  /* of 4096 requests, detach and attach a disk instead */
-	bool sectors;       /* requests of whole sectors only */
+	/* What the recorder tears is bytes where a page cache has sectors: whole sectors only, */
+	bool sectors;        /* ... of all requests */
+	bool sectors_punched; /* ... of zeroes on disks that may have a raw head */
 	struct eng_store *store;
 	_Atomic bool stop;
 	_Atomic unsigned running; /* workers */
