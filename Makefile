@@ -266,7 +266,7 @@ $(B)/tidy/%: %.c $(HEADERS) .clang-tidy $(B)/inc/views
 format:
 	$(Q)clang-format -i $(ALL_SRCS) $(HEADERS)
 
-bench: deps
+bench: deps-bench
 	$(submake) all examples
 	$(Q)VMIMG='$(abspath $(B))/vmimg' VMIMG_BUILD='$(abspath $(B))' bash bench/run
 
@@ -279,13 +279,16 @@ demo: deps
 DEPS := gcc libc6-dev liburing-dev libxxhash-dev zlib1g-dev libsqlite3-dev libjansson-dev \
 	libcriterion-dev pkg-config util-linux qemu-utils qemu-system-common e2fsprogs xfsprogs
 DEPS_STATIC := $(DEPS) clang clang-tidy clang-format
+DEPS_BENCH := $(DEPS) python3
 install_missing = $(Q)bash .ci/deps $(1)
 
-.PHONY: deps deps-static install clean
+.PHONY: deps deps-static deps-bench install clean
 deps:
 	$(call install_missing,$(DEPS))
 deps-static:
 	$(call install_missing,$(DEPS_STATIC))
+deps-bench:
+	$(call install_missing,$(DEPS_BENCH))
 
 MAN_PAGES := $(sort $(wildcard cli/*.1))
 install: all

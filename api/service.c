@@ -99,6 +99,7 @@ int vmimg_open(const char *dir, const struct vmimg_options *options, struct vmim
 			.standby = o.standby,
 			.log_bound = o.log_bound,
 			.map_bound = o.map_bound,
+			.map_memory = o.map_memory,
 			.seal_rate = o.seal_rate,
 			.base_dirs = o.base_dirs,
 		};

@@ -86,7 +86,8 @@ struct vmimg_options {
 	uint32_t standby;            /* overlays kept ready for each attached disk: 0 or 1 */
 	uint64_t log_bound;          /* bytes of map log after which a disk rolls; 0: 128 MiB */
 	uint64_t map_bound;          /* blocks in a head after which a disk rolls; 0: 4 Mi */
-	uint64_t seal_rate;          /* bytes a second read for sealing; 0: 256 MiB/s */
+	uint64_t map_memory;         /* bytes of map a disk keeps for its sealed layers; 0: 64 MiB */
+	uint64_t seal_rate;          /* bytes a second read for sealing; 0: 64 MiB/s */
 	const char *const
 		*base_dirs; /* extra directories that qcow2 backing files may lie in, NULL-ended */
 };

@@ -128,6 +128,7 @@ static int make_disk(struct eng_entry *entry, struct eng_queue *queue, uint64_t 
 		.nlayers = (uint32_t)n,
 		.log_bound = store->options.log_bound,
 		.map_bound = store->options.map_bound,
+		.map_memory = store->options.map_memory,
 	};
 
 	return eng_disk_create(&spec, err, ret);

@@ -12,6 +12,8 @@
 #include "engine/index.h"
 #include "engine/part.h"
 
+#define TRIM 4u /* regions forgotten for one that is built */
+
 struct build_run {
 	struct fmt_run run;
 	uint32_t ordinal;
@@ -97,6 +99,47 @@ static int merge(struct eng_build *b)
 	return r;
 }
 
+static uint64_t region_count(const struct eng_disk *disk)
+{
+	return (disk->blocks + ENG_MAP_REGION - 1) >> ENG_MAP_REGION_BITS;
+}
+
+/* Layers sealed since the disk was attached answer through their indexes from here on (D-3). */
+static void note_sealed(struct eng_disk *disk)
+{
+	while (disk->indexed + 1 < disk->nlayers &&
+	       atomic_load(&disk->layers[disk->indexed]->sealed)) {
+		disk->indexed++;
+		disk->trim_left = region_count(disk);
+	}
+}
+
+static bool is_building(const struct eng_disk *disk, uint64_t region)
+{
+	const struct eng_build *b = disk->builds;
+
+	while (b && b->region != region)
+		b = b->next;
+	return b;
+}
+
+/*
+ * P7: the map of sealed layers is a cache. While it is too large, regions are forgotten round robin, a
+ * few at a time; entries of layers that are not sealed stay.
+ */
+void eng_build_trim(struct eng_disk *disk, unsigned some)
+{
+	if (eng_map_memory(disk->map) <= disk->map_memory)
+		return;
+	note_sealed(disk);
+	for (; some && disk->trim_left; some--, disk->trim_left--) {
+		uint64_t region = disk->clock++ % region_count(disk);
+
+		if (!is_building(disk, region))
+			eng_map_evict(disk->map, region, disk->indexed);
+	}
+}
+
 static void build_done(struct eng_msg *msg)
 {
 	struct eng_build *b = (struct eng_build *)((char *)msg - offsetof(struct eng_build, msg));
@@ -114,6 +157,8 @@ static void build_done(struct eng_msg *msg)
 		w->resume(w->req, r);
 		free(w);
 	}
+	disk->trim_left = region_count(disk);
+	eng_build_trim(disk, TRIM);
 	free(b->layers);
 	free(b->runs);
 	free(b);

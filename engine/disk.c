@@ -13,6 +13,7 @@
 
 #define LOG_BOUND (128ull << 20) /* bytes: replayed in about a tenth of a second */
 #define MAP_BOUND (4ull << 20)   /* blocks: 32 MiB of map */
+#define MAP_MEMORY (64ull << 20)
 
 /* --- loading --- */
 
@@ -88,6 +89,7 @@ int eng_disk_create(const struct eng_disk_spec *spec, struct fmt_error *err, str
 	disk->verify = true;
 	disk->log_bound = spec->log_bound ? spec->log_bound : LOG_BOUND;
 	disk->map_bound = spec->map_bound ? spec->map_bound : MAP_BOUND;
+	disk->map_memory = spec->map_memory ? spec->map_memory : MAP_MEMORY;
 	disk->stalled_tail = &disk->stalled;
 	r = eng_map_create(disk->blocks, &disk->map);
 	for (uint32_t i = 0; r == 0 && i < spec->nlayers; i++)

@@ -73,6 +73,8 @@ struct eng_disk {
 	_Atomic unsigned forwarded;   /* on their way here from other queues */
 
 	uint64_t log_bound, map_bound; /* bytes, blocks */
+	uint64_t map_memory;	       /* bytes; above it, regions of sealed layers are forgotten */
+	uint64_t clock, trim_left;     /* next region to forget; how many are worth a look */
 	bool rolling;
 	_Atomic uint64_t max_write_ns; /* longest write since eng_disk_watch() */
 	_Atomic bool watched;
@@ -93,7 +95,7 @@ struct eng_disk_spec {
 	bool read_only;
 	struct eng_layer **layers; /* takes the references, not the array */
 	uint32_t nlayers;
-	uint64_t log_bound, map_bound; /* 0: defaults */
+	uint64_t log_bound, map_bound, map_memory; /* 0: defaults */
 };
 
 /*
@@ -176,6 +178,8 @@ void eng_space_segment(struct eng_disk *disk, struct eng_layer *layer);
 void eng_space_ahead(struct eng_disk *disk, struct eng_layer *layer);
 /* Retries the stalled writes; with @error they fail. */
 void eng_write_unstall(struct eng_disk *disk, int error);
+/* Forgets regions of sealed layers, @some at most, while the map is above its bound. */
+void eng_build_trim(struct eng_disk *disk, unsigned some);
 /* Builds the region of @block when needed: true when it is built, else @req is resumed later. */
 bool eng_build_region(struct eng_disk *disk, uint64_t region, struct eng_req *req,
 		      void (*resume)(struct eng_req *req, int result));

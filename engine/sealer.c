@@ -10,7 +10,7 @@
 #include "engine/index.h"
 #include "engine/store.h"
 
-#define SEAL_RATE (256ull << 20) /* bytes a second */
+#define SEAL_RATE (64ull << 20) /* bytes a second */
 
 struct seal_task {
 	struct eng_task task;

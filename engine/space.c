@@ -264,6 +264,7 @@ void eng_space_ahead(struct eng_disk *disk, struct eng_layer *layer)
 	if (disk->journal ? eng_journal_room(disk->journal) < ENG_JOURNAL_ENTRIES / 2
 			  : layer->pending_count > PENDING_MAX / 2)
 		eng_flush_background(disk);
+	eng_build_trim(disk, 1);
 	if (disk->ops && layer == disk->head)
 		roll_ahead(disk, layer);
 }

@@ -25,7 +25,7 @@ struct eng_store_options {
 	bool buffered;
 	unsigned threads;
 	bool standby;
-	uint64_t log_bound, map_bound, seal_rate; /* 0: defaults */
+	uint64_t log_bound, map_bound, map_memory, seal_rate; /* 0: defaults */
 	const char *const *base_dirs;             /* borrowed; NULL-ended, or NULL */
 };
 

@@ -69,9 +69,7 @@ static void check_image(struct fsck *f, const char *path)
 	if (read_head(f, path, head, &len) < 0)
 		return;
 	switch (probe(path, head, len)) {
-	case KIND_LAYER:
-		fsck_layer(f, path, 0, &hdr);
-		break;
+	case KIND_LAYER: fsck_layer(f, path, 0, &hdr); break;
 	case KIND_QCOW2:
 		f->sum.layers++;
 		fsck_qcow2(f, path);

@@ -68,7 +68,8 @@ static bool seal_holds(const struct fmt_header_disk *d)
 {
 	uint32_t bits = le32_get(d->block_bits);
 	uint64_t index = le64_get(d->index_offset), csum = le64_get(d->csum_offset);
-	uint64_t slots = le64_get(d->slots), runs = le64_get(d->index_runs), end, index_end, csum_end;
+	uint64_t slots = le64_get(d->slots), runs = le64_get(d->index_runs), end, index_end,
+		 csum_end;
 	struct fmt_index_shape shape;
 
 	if (le32_get(d->state) != FMT_STATE_SEALED)
@@ -115,7 +116,8 @@ static bool check_slot(struct fsck *f, const uint8_t *slot, unsigned place)
 		problem = PR_HEADER_SEAL;
 	else
 		return true;
-	fsck_found(f, problem, "header %" PRIu64 " in slot %u: %s", le64_get(d.seq), place, why.text);
+	fsck_found(f, problem, "header %" PRIu64 " in slot %u: %s", le64_get(d.seq), place,
+		   why.text);
 	return false;
 }
 
@@ -134,11 +136,14 @@ static void check_change(struct fsck *f, const struct fmt_header *old, const str
 	    old->data_offset != new->data_offset || old->log0_len != new->log0_len ||
 	    old->log_granule != new->log_granule || old->size > new->size ||
 	    old->log_segments > new->log_segments)
-		fsck_found(f, PR_HEADER_CHANGED, "header %" PRIu64 " is of another layer than header %"
-			   PRIu64 ", or smaller", new->seq, old->seq);
+		fsck_found(f, PR_HEADER_CHANGED,
+			   "header %" PRIu64 " is of another layer than header %" PRIu64
+			   ", or smaller",
+			   new->seq, old->seq);
 	if (old->state == FMT_STATE_SEALED && new->state != FMT_STATE_SEALED)
-		fsck_found(f, PR_HEADER_STATES, "header %" PRIu64 " is sealed, header %" PRIu64
-			   " has state %" PRIu32, old->seq, new->seq, new->state);
+		fsck_found(f, PR_HEADER_STATES,
+			   "header %" PRIu64 " is sealed, header %" PRIu64 " has state %" PRIu32,
+			   old->seq, new->seq, new->state);
 }
 
 int fsck_header(struct fsck *f, const uint8_t slots[2 * FMT_PAGE], struct fmt_header *ret)

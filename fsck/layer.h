@@ -34,14 +34,14 @@ struct fsck_layer {
 	struct eng_file *file;
 	struct eng_stat st;
 	struct fmt_header hdr;
-	uint8_t *buf;        /* FSCK_BUF bytes, whoever reads */
-	uint64_t blocks;     /* of the disk */
-	uint64_t file_slots; /* whole slots in the file, at most FMT_SLOT_NONE */
-	struct fsck_runs log; /* all runs of the log, in its order */
+	uint8_t *buf;                  /* FSCK_BUF bytes, whoever reads */
+	uint64_t blocks;               /* of the disk */
+	uint64_t file_slots;           /* whole slots in the file, at most FMT_SLOT_NONE */
+	struct fsck_runs log;          /* all runs of the log, in its order */
 	struct fsck_segment *segments; /* by slot */
 	size_t segment_count, segment_cap;
-	uint64_t log_slots; /* behind the last slot that a run or segment names */
-	bool log_sound;     /* the whole log was read */
+	uint64_t log_slots;   /* behind the last slot that a run or segment names */
+	bool log_sound;       /* the whole log was read */
 	struct fsck_runs map; /* of the log: by block, none overlapping another */
 };
 

@@ -11,8 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RECORD_MAX                                                                             \
-	(sizeof(struct fmt_record_disk) + FMT_RECORD_RUNS_MAX * sizeof(struct fmt_run_disk) +  \
+#define RECORD_MAX                                                                                 \
+	(sizeof(struct fmt_record_disk) + FMT_RECORD_RUNS_MAX * sizeof(struct fmt_run_disk) +      \
 	 FMT_RECORD_CSUMS_MAX * 8u)
 static_assert(RECORD_MAX <= FSCK_BUF, "the window holds any record");
 
@@ -40,8 +40,8 @@ static const uint8_t *window(struct walk *w, uint64_t at, uint64_t len)
 	r = fsck_read(w->l, w->l->buf, want, at);
 	if (r == -ENODATA)
 		fsck_found(w->l->f, PR_LOG_SHORT,
-			   "it has %" PRIu64 " bytes, the segment ends at %#" PRIx64,
-			   w->l->st.size, w->end);
+			   "it has %" PRIu64 " bytes, the segment ends at %#" PRIx64, w->l->st.size,
+			   w->end);
 	if (r < 0)
 		return NULL;
 	w->base = at;
@@ -124,7 +124,8 @@ static int verify_pending(struct walk *w)
 			struct fsck_run one = {run.block + j, run.slot + j, 1, FMT_RUN_DATA, false};
 
 			r = fsck_read(l, l->buf, bs,
-				      l->hdr.data_offset + ((uint64_t)one.slot << l->hdr.block_bits));
+				      l->hdr.data_offset +
+					      ((uint64_t)one.slot << l->hdr.block_bits));
 			if (r == 0 && fmt_block_csum(l->buf, bs) == w->csums[n])
 				r = fsck_runs_add(l->f, &l->log, &one);
 			else if (r == 0)
@@ -132,8 +133,9 @@ static int verify_pending(struct walk *w)
 		}
 	}
 	if (bad)
-		fsck_found(l->f, PR_LOG_DROPPED, "%" PRIu64 " of %" PRIu64 " blocks of record %" PRIu64,
-			   bad, n, w->pending_seq);
+		fsck_found(l->f, PR_LOG_DROPPED,
+			   "%" PRIu64 " of %" PRIu64 " blocks of record %" PRIu64, bad, n,
+			   w->pending_seq);
 	return r;
 }
 
@@ -237,8 +239,8 @@ static int follow_link(struct walk *w, const struct fmt_record *rec)
 	}
 	if (wrong) {
 		fsck_found(l->f, PR_LOG_LINK,
-			   "record %" PRIu64 " names %" PRIu32 " bytes at %#" PRIx64 ": %s", rec->seq,
-			   rec->link_len, off, wrong);
+			   "record %" PRIu64 " names %" PRIu32 " bytes at %#" PRIx64 ": %s",
+			   rec->seq, rec->link_len, off, wrong);
 		return -EUCLEAN;
 	}
 	w->at = off;
@@ -253,7 +255,8 @@ static int take_record(struct walk *w, const struct fmt_record *rec)
 	if (rec->journal_seq < w->journal) {
 		fsck_found(w->l->f, PR_LOG_JOURNAL_SEQ,
 			   "record %" PRIu64 " covers the journal up to %" PRIu64
-			   ", the one before up to %" PRIu64, rec->seq, rec->journal_seq, w->journal);
+			   ", the one before up to %" PRIu64,
+			   rec->seq, rec->journal_seq, w->journal);
 		return -EUCLEAN;
 	}
 	w->seq = rec->seq;
@@ -309,7 +312,8 @@ static int check_tail(struct walk *w)
 		if (r == -EUCLEAN || (r == 0 && rec.seq > w->seq)) {
 			fsck_found(w->l->f, PR_LOG_ROT,
 				   "record %" PRIu64 " at %#" PRIx64 " cannot be read, but another "
-				   "one follows at %#" PRIx64, w->seq + 1, w->at, at);
+				   "one follows at %#" PRIx64,
+				   w->seq + 1, w->at, at);
 			return -EUCLEAN;
 		}
 	}

@@ -200,8 +200,9 @@ static int check_last_block(struct fsck_layer *l)
 	for (i = used; i < bs && !l->buf[i]; i++)
 		;
 	if (i < bs)
-		fsck_found(l->f, PR_SLOT_TAIL, "block %" PRIu64 " in slot %" PRIu64 ", byte %zu of it",
-			   l->blocks - 1, slot, i);
+		fsck_found(l->f, PR_SLOT_TAIL,
+			   "block %" PRIu64 " in slot %" PRIu64 ", byte %zu of it", l->blocks - 1,
+			   slot, i);
 	return 0;
 }
 

@@ -130,7 +130,8 @@ static void check_header_file(struct fsck_store *s, struct fsck_node *n, const c
 
 	n->has_header = r == 0;
 	if (r == -ENOENT)
-		fsck_found(s->f, n->state == CAT_LAYER_PENDING ? PR_PENDING_MISSING : PR_FILE_MISSING,
+		fsck_found(s->f,
+			   n->state == CAT_LAYER_PENDING ? PR_PENDING_MISSING : PR_FILE_MISSING,
 			   "%s", path);
 }
 

@@ -44,7 +44,8 @@ static const struct {
 	[PR_LOG_ONE_FLUSH] = {"ML-9", C, C, "one-flush record without the feature bit ONE_FLUSH"},
 	[PR_LOG_DROPPED] = {"ML-9b", N, N, "blocks of the last record were not durable with it"},
 	[PR_LOG_ROT] = {"ML-8", C, C, "the log is damaged before its end"},
-	[PR_LOG_TORN] = {"ML-8", C, N, "the log's end is not zeros: a torn record, or a damaged one"},
+	[PR_LOG_TORN] = {"ML-8", C, N,
+			 "the log's end is not zeros: a torn record, or a damaged one"},
 	[PR_LOG_ENDS_EARLY] = {"ML-7", C, C, "the log has lost records"},
 	[PR_LOG_ENDS_LATE] = {"ML-7", C, C, "the log goes on after the freeze"},
 	[PR_SLOT_TWICE] = {"RU-4", C, C, "a slot is named for two blocks"},
@@ -108,7 +109,8 @@ static const struct {
 	[PR_SNAPSHOT_SIZE] = {"AT-6", C, C, "the layer is smaller than the snapshot's disk"},
 	[PR_SNAPSHOT_SOFT] = {"CU-18", C, C, "a layer beneath the snapshot is not hardened"},
 	[PR_BOUNDARY_STRAY] = {"BD-3", C, N, "a boundary of a snapshot that is none"},
-	[PR_BOUNDARY_UNKNOWN] = {"BD-3", C, C, "a boundary of a snapshot that the catalog never knew"},
+	[PR_BOUNDARY_UNKNOWN] = {"BD-3", C, C,
+				 "a boundary of a snapshot that the catalog never knew"},
 };
 
 /* "N more" of what was not shown at the place that is left. */

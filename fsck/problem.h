@@ -120,7 +120,7 @@ struct fsck {
 	struct fsck_summary sum;
 	int result; /* the worst reason why something was not checked, or 0 */
 	struct fmt_error why;
-	char where[256];          /* of the findings to come */
+	char where[256];         /* of the findings to come */
 	uint32_t seen[PR_COUNT]; /* of each problem, at @where */
 };
 

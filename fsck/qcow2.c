@@ -54,7 +54,8 @@ static int read_header(struct image *q)
 	}
 	free(head);
 	if (n < 0)
-		return fsck_cannot(q->f, r, "%s: cannot read the header: %s", q->path, strerror(-r));
+		return fsck_cannot(q->f, r, "%s: cannot read the header: %s", q->path,
+				   strerror(-r));
 	if (r == -ENOTSUP || r == -EFBIG) {
 		fsck_found(q->f, PR_QCOW2_UNKNOWN, "%s", why.text);
 		return fsck_cannot(q->f, r, "%s: %s", q->path, why.text);
@@ -127,8 +128,8 @@ static void check_entry(struct image *q, const uint8_t raw[16], uint64_t offset)
 	/* The cluster that the disk's end cuts may be cut in the file, too. */
 	if (c.state == FMT_QCOW2_DATA && !q->hdr.extended_l2 &&
 	    !in_file(q, c.host, len < cluster ? len : cluster))
-		fsck_found(q->f, PR_QCOW2_DATA,
-			   "cluster of guest offset %#" PRIx64 " at %#" PRIx64, offset, c.host);
+		fsck_found(q->f, PR_QCOW2_DATA, "cluster of guest offset %#" PRIx64 " at %#" PRIx64,
+			   offset, c.host);
 	if (c.state == FMT_QCOW2_DATA && q->hdr.extended_l2 && c.allocated) {
 		uint64_t sub = cluster / FMT_QCOW2_SUBCLUSTERS, last = 31;
 		uint64_t end;
@@ -196,9 +197,9 @@ int fsck_qcow2(struct fsck *f, const char *path)
 	q.size = st.size;
 	r = read_header(&q);
 	if (r == 0 && q.hdr.l1_entries && !in_file(&q, q.hdr.l1_offset, 8ull * q.hdr.l1_entries)) {
-		fsck_found(f, PR_QCOW2_L1_TABLE, "%" PRIu32 " entries at %#" PRIx64
-			   ", the file has %" PRIu64 " bytes", q.hdr.l1_entries, q.hdr.l1_offset,
-			   q.size);
+		fsck_found(f, PR_QCOW2_L1_TABLE,
+			   "%" PRIu32 " entries at %#" PRIx64 ", the file has %" PRIu64 " bytes",
+			   q.hdr.l1_entries, q.hdr.l1_offset, q.size);
 		r = -EUCLEAN;
 	}
 	if (r == 0)

@@ -16,9 +16,9 @@ struct seal {
 	struct fmt_index_shape shape;
 	struct fmt_seal_hash *hash;
 	uint8_t page[FMT_PAGE];
-	uint64_t *keys;         /* first block of each page of the level below */
-	struct fsck_runs index; /* what the leaves say */
-	bool sound;             /* every page so far could be read and was right */
+	uint64_t *keys;          /* first block of each page of the level below */
+	struct fsck_runs index;  /* what the leaves say */
+	bool sound;              /* every page so far could be read and was right */
 	uint64_t bad, bad_count; /* damaged slots in a row, not yet reported */
 };
 
@@ -34,16 +34,16 @@ static bool check_bounds(struct seal *s)
 	if (h->csum_offset + csum_len > end)
 		end = h->csum_offset + csum_len;
 	if (end > size) {
-		fsck_found(s->l->f, PR_SEAL_BOUNDS, "they end at %#" PRIx64 ", the file at %#" PRIx64,
-			   end, size);
+		fsck_found(s->l->f, PR_SEAL_BOUNDS,
+			   "they end at %#" PRIx64 ", the file at %#" PRIx64, end, size);
 		return false;
 	}
 	if (s->l->log_slots > h->slots)
 		fsck_found(s->l->f, PR_SEAL_SLOTS, "%" PRIu64 ", sealed were %" PRIu64,
 			   s->l->log_slots, h->slots);
 	if (size > end)
-		fsck_leaked(s->l->f, PR_SEAL_LEAK, size - end,
-			    "%" PRIu64 " bytes behind %#" PRIx64, size - end, end);
+		fsck_leaked(s->l->f, PR_SEAL_LEAK, size - end, "%" PRIu64 " bytes behind %#" PRIx64,
+			    size - end, end);
 	return true;
 }
 
@@ -74,12 +74,13 @@ static bool check_page(struct seal *s, uint32_t level, uint64_t i, uint64_t offs
 	memcpy(&d, s->page, sizeof(d));
 	if (r == -EBADMSG)
 		fsck_found(s->l->f, PR_PAGE_CSUM, "%s", why.text);
-	else if (le16_get(d.type) != type || le16_get(d.level) != level || le32_get(d.count) != want)
+	else if (le16_get(d.type) != type || le16_get(d.level) != level ||
+		 le32_get(d.count) != want)
 		fsck_found(s->l->f, PR_PAGE_SHAPE,
 			   "at %#" PRIx64 ": type %u, level %u, %" PRIu32
 			   " entries, expected %u, %" PRIu32 " and %" PRIu64,
-			   offset, le16_get(d.type), le16_get(d.level), le32_get(d.count), type, level,
-			   want);
+			   offset, le16_get(d.type), le16_get(d.level), le32_get(d.count), type,
+			   level, want);
 	else if (r < 0)
 		fsck_found(s->l->f, level ? PR_INNER_KEYS : PR_LEAF_ORDER, "%s", why.text);
 	else
@@ -107,13 +108,15 @@ static bool take_leaf(struct seal *s, uint64_t offset, uint64_t *key)
 
 		fmt_leaf_run(s->page, i, &run);
 		if (fmt_run_check(&run, l->blocks, l->hdr.slots, &why) < 0) {
-			fsck_found(l->f, PR_INDEX_RUN, "page at %#" PRIx64 ": %s", offset, why.text);
+			fsck_found(l->f, PR_INDEX_RUN, "page at %#" PRIx64 ": %s", offset,
+				   why.text);
 			return false;
 		}
 		if (run.block < end) {
 			fsck_found(l->f, PR_LEAF_ORDER,
 				   "page at %#" PRIx64 ": run %" PRIu32 " starts at block %" PRIu64
-				   ", the one before ends at %" PRIu64, offset, i, run.block, end);
+				   ", the one before ends at %" PRIu64,
+				   offset, i, run.block, end);
 			return false;
 		}
 		keep = (struct fsck_run){run.block, run.slot, run.count, run.kind, false};
@@ -139,7 +142,8 @@ static bool take_inner(struct seal *s, uint64_t i, uint64_t offset, uint64_t *ke
 			continue;
 		fsck_found(s->l->f, PR_INNER_KEYS,
 			   "page at %#" PRIx64 ": key %" PRIu32 " is %" PRIu64
-			   ", the page beneath starts with block %" PRIu64, offset, j, got, want);
+			   ", the page beneath starts with block %" PRIu64,
+			   offset, j, got, want);
 		return false;
 	}
 	*key = fmt_inner_key(s->page, 0);
@@ -158,7 +162,8 @@ static int check_level(struct seal *s, uint32_t level)
 		r = read_page(s, offset);
 		if (r < 0)
 			break;
-		if (i == cap) { /* grown with the pages that are right, not with what the header says */
+		if (i ==
+		    cap) { /* grown with the pages that are right, not with what the header says */
 			uint64_t *p = realloc(keys, (cap * 2 + 16) * sizeof(*keys));
 
 			if (!p) {
@@ -212,9 +217,9 @@ static void say_bad(struct seal *s)
 	const struct fmt_header *h = &s->l->hdr;
 
 	if (s->bad_count)
-		fsck_found(s->l->f, PR_DATA_CSUM, "%" PRIu64 " slots from slot %" PRIu64
-			   ", at %#" PRIx64, s->bad_count, s->bad,
-			   h->data_offset + (s->bad << h->block_bits));
+		fsck_found(s->l->f, PR_DATA_CSUM,
+			   "%" PRIu64 " slots from slot %" PRIu64 ", at %#" PRIx64, s->bad_count,
+			   s->bad, h->data_offset + (s->bad << h->block_bits));
 	s->bad_count = 0;
 }
 
@@ -227,7 +232,8 @@ static int check_data(struct seal *s, uint64_t first, uint64_t from, uint64_t to
 
 	while (from < to) {
 		uint64_t n = to - from < at_once ? to - from : at_once;
-		int r = fsck_read(s->l, s->l->buf, n * bs, h->data_offset + (from << h->block_bits));
+		int r = fsck_read(s->l, s->l->buf, n * bs,
+				  h->data_offset + (from << h->block_bits));
 
 		if (r < 0)
 			return r;
@@ -248,7 +254,8 @@ static int check_data(struct seal *s, uint64_t first, uint64_t from, uint64_t to
 /* CS-1: one page, whose entries are those of the slots from @first. */
 static bool check_csum_page(struct seal *s, uint64_t offset, uint64_t first)
 {
-	uint64_t left = s->l->hdr.slots - first, want = left < FMT_CSUM_SLOTS ? left : FMT_CSUM_SLOTS;
+	uint64_t left = s->l->hdr.slots - first,
+		 want = left < FMT_CSUM_SLOTS ? left : FMT_CSUM_SLOTS;
 	struct fmt_error why = {""};
 	uint32_t count = 0;
 	int r = fmt_page_check(s->page, FMT_PAGE_CSUM, 0, s->l->hdr.salt, offset, &count, &why);
@@ -282,7 +289,8 @@ static int check_csums(struct seal *s, const struct fsck_runs *used)
 
 	for (uint64_t first = 0; r == 0 && first < h->slots; first += FMT_CSUM_SLOTS) {
 		uint64_t offset = h->csum_offset + first / FMT_CSUM_SLOTS * FMT_PAGE, at = first;
-		uint64_t end = h->slots - first < FMT_CSUM_SLOTS ? h->slots : first + FMT_CSUM_SLOTS;
+		uint64_t end = h->slots - first < FMT_CSUM_SLOTS ? h->slots
+								 : first + FMT_CSUM_SLOTS;
 		bool good;
 
 		r = read_page(s, offset);

@@ -24,8 +24,10 @@ static void check_boundary(struct fsck_store *s, const struct cat_snapshot *snap
 		fsck_found(s->f, PR_SNAPSHOT_BOUNDARY, "%s has another snapshot's", n->name);
 	else if (h->snapshot_members != snap->disks || h->snapshot_index != row->index)
 		fsck_found(s->f, PR_SNAPSHOT_BOUNDARY,
-			   "%s is disk %" PRIu32 " of %" PRIu32 ", expected %" PRIu32 " of %" PRIu32,
-			   n->name, h->snapshot_index, h->snapshot_members, row->index, snap->disks);
+			   "%s is disk %" PRIu32 " of %" PRIu32 ", expected %" PRIu32
+			   " of %" PRIu32,
+			   n->name, h->snapshot_index, h->snapshot_members, row->index,
+			   snap->disks);
 	if (h->size < row->size)
 		fsck_found(s->f, PR_SNAPSHOT_SIZE,
 			   "%s has %" PRIu64 " bytes, the snapshot %" PRIu64, n->name, h->size,

@@ -201,7 +201,8 @@ static void check_orphan(struct fsck_store *s, const char *name)
 		eng_io_stat(s->f->io, path, &st);
 	free(path);
 	fsck_at(s->f, "layers/%s", name);
-	fsck_leaked(s->f, PR_FILE_ORPHAN, st.allocated, "%" PRIu64 " bytes allocated", st.allocated);
+	fsck_leaked(s->f, PR_FILE_ORPHAN, st.allocated, "%" PRIu64 " bytes allocated",
+		    st.allocated);
 }
 
 /* RV-9 */

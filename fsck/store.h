@@ -14,7 +14,7 @@ struct fsck_node {
 	struct fmt_uuid id, disk, parent, snapshot; /* the catalog's */
 	uint32_t kind, state;                       /* enum fmt_kind, enum cat_layer_state */
 	uint64_t generation;
-	char *name;               /* of its file, in messages: "web/root: layers/ID.vmo" */
+	char *name;                /* of its file, in messages: "web/root: layers/ID.vmo" */
 	bool in_place, has_header; /* @hdr could be read */
 	struct fmt_header hdr;
 	uint64_t dev, ino;    /* of a base's file; 0: not found */

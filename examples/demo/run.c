@@ -392,27 +392,31 @@ static json_t *describe(struct run *run, const char *snapshot)
 	return document;
 }
 
-/* Follows the seal and prints its progress, until all layers are sealed or the time is over. */
+/* Follows the seal until all layers are sealed, or the time is over; prints when each one was. */
 static void watch_seal(struct run *run, const char *snapshot, uint64_t end_ns)
 {
+	uint64_t after_ns[DEMO_DISKS_MAX] = {0};
+	unsigned sealed = 0, total = 1;
 	char buf[REPORT_TEXT_MAX];
-	unsigned sealed = 0, now = 0, total = 1;
 
-	printf("%-21s   in the background, under load:", "seal");
 	while (sealed < total && now_ns() < end_ns && !atomic_load(&run->failed)) {
 		json_t *document = describe(run, snapshot);
+		unsigned now = report_sealed(document, &total);
 
-		now = report_sealed(document, &total);
 		json_decref(document);
-		if (now > sealed)
-			printf(" %u/%u %s", now, total,
-			       report_duration(buf, now_ns() - run->phase_ns[AFTER]));
-		sealed = now;
+		while (sealed < now && sealed < run->plan.count)
+			after_ns[sealed++] = now_ns() - run->phase_ns[AFTER];
 		sleep_until(run, now_ns() + SLICE_NS);
 	}
-	putchar('\n');
-	if (sealed < total)
+	if (sealed < total) {
 		fail(run, "%s: only %u of %u layers are sealed", snapshot, sealed, total);
+		return;
+	}
+	printf("%-10s %10s   in the background, under load, layer by layer after", "seal",
+	       report_duration(buf, after_ns[sealed - 1]));
+	for (unsigned i = 0; i < sealed; i++)
+		printf(" %" PRIu64, (after_ns[i] + 500000) / 1000000);
+	puts(" ms");
 }
 
 /* The load runs before this and until its end. */

@@ -490,8 +490,8 @@ static bool check_tree(struct kase *k)
 	ok = check_disks(k, &view, hash) && check_snapshots(k, &view) && check_extras(k, &view);
 	if (ok && rig_view_close(&view) < 0)
 		ok = blame(k, "close");
-	if (ok && x >> 8 & 1)
-		ok = check_use(k, io, x >> 9 & 1, hash);
+	if (ok && (x >> 8 & 3) == 0)
+		ok = check_use(k, io, x >> 10 & 1, hash);
 out:
 	eng_io_destroy(io);
 	return ok;

@@ -21,8 +21,8 @@ static const struct {
 	uint32_t block_bits;
 	bool independent;
 } disks[RIG_DISKS] = {
-	{"a", "d0", 2 << 20, 12, false}, {"a", "d1", 4 << 20, 16, false},
-	{"b", "d0", 1 << 20, 12, false}, {"b", "d1", (3 << 20) + 512 * 5, 12, false},
+	{"a", "d0", 1 << 20, 12, false}, {"a", "d1", 2 << 20, 16, false},
+	{"b", "d0", 1 << 20, 12, false}, {"b", "d1", (1 << 20) + 300 * 4096 + 5 * 512, 12, false},
 	{"b", "ind", 1 << 20, 14, true},
 };
 
@@ -549,7 +549,7 @@ static void *snapper_main(void *arg)
 		if (x % 256 < rig->extras)
 			change_extra(rig, x >> 8);
 		else if (!atomic_load(&rig->stop))
-			take_snapshot(rig, x >> 8 & 1);
+			take_snapshot(rig, (x >> 8 & 3) == 0);
 	}
 	atomic_fetch_sub(&rig->running, 1);
 	return NULL;
