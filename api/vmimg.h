@@ -82,14 +82,14 @@ struct vmimg_service;
 struct vmimg_options {
 	uint32_t size;     /* sizeof(struct vmimg_options), for later growth */
 	uint32_t buffered; /* 1: through the page cache; 0: direct I/O where there is any */
-	uint32_t background_threads; /* 0: default (2) */
+	uint32_t background_threads; /* at most 64; 0: default (3) */
 	uint32_t standby;            /* overlays kept ready for each attached disk: 0 or 1 */
 	uint64_t log_bound;          /* bytes of map log after which a disk rolls; 0: 128 MiB */
 	uint64_t map_bound;          /* blocks in a head after which a disk rolls; 0: 4 Mi */
-	uint64_t map_memory;         /* bytes of map a disk keeps for its sealed layers; 0: 64 MiB */
-	uint64_t seal_rate;          /* bytes a second read for sealing; 0: 64 MiB/s */
-	const char *const
-		*base_dirs; /* extra directories that qcow2 backing files may lie in, NULL-ended */
+	uint64_t map_memory; /* bytes of map a disk keeps for its sealed layers; 0: 64 MiB */
+	uint64_t seal_rate;  /* bytes a second read for sealing; 0: 64 MiB/s */
+	/* extra directories that qcow2 backing files may lie in, NULL-ended; or NULL */
+	const char *const *base_dirs;
 };
 
 /* Makes an empty store in @dir, which must not exist or be empty. */
@@ -324,7 +324,8 @@ VMIMG_API int vmimg_queue_create(struct vmimg_service *svc, unsigned depth, stru
 /* -EBUSY while a disk is attached or a request in flight. NULL is fine. */
 VMIMG_API int vmimg_queue_destroy(struct vmimg_queue *queue);
 /* Readable when vmimg_queue_poll() has something to do. It must then be called, also while the
- * caller has no requests in flight: cuts, flushes and background work go through it. */
+ * caller has no requests in flight: cuts, flushes and background work go through it. The queue owns
+ * it. Negative errno (-EMFILE and the like) on failure. */
 VMIMG_API int vmimg_queue_fd(struct vmimg_queue *queue);
 /*
  * The queue's ring, for the caller's own operations; their user_data must have bit 0 set and comes

@@ -50,8 +50,8 @@ static void measure(struct vmimg_service *svc, struct vmimg_queue *queue, const 
 	vmimg_disk_memory(disk, &map, &head);
 	grown = resident() > grown ? resident() - grown : 0;
 	stage_print(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "row", "memory", "disk", name,
-			      "size", (json_int_t)size, "blocks", (json_int_t)writes,
-			      "map_bytes", (json_int_t)map, "map_bytes_empty", (json_int_t)map_empty,
+			      "size", (json_int_t)size, "blocks", (json_int_t)writes, "map_bytes",
+			      (json_int_t)map, "map_bytes_empty", (json_int_t)map_empty,
 			      "resident_growth", (json_int_t)grown));
 	stage_detach(disk);
 }

@@ -100,8 +100,9 @@ static void measure(const struct row *row, bool ours, unsigned round, uint64_t r
 			      row->name, "label", label, "side", ours ? "vmimg" : "raw", "round",
 			      (int)round, "iops", done.iops, "ios", (json_int_t)done.ios, "p50_ns",
 			      (json_int_t)done.latency.p50, "p99_ns", (json_int_t)done.latency.p99,
-			      "each_ns", (double)done.elapsed_ns / (double)(done.ios ? done.ios : 1),
-			      "cpu_us", done.cpu_us_per_io, "direct", done.direct));
+			      "each_ns",
+			      (double)done.elapsed_ns / (double)(done.ios ? done.ios : 1), "cpu_us",
+			      done.cpu_us_per_io, "direct", done.direct));
 }
 
 /* What was not touched for a while reads slowly at first: both are read whole before they compete. */

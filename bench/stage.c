@@ -94,7 +94,7 @@ static bool is_sealed(struct vmimg_service *svc, const char *snapshot)
 	if (vmimg_describe(svc, VMIMG_KIND_SNAPSHOT, snapshot, &err, &text) < 0)
 		stage_die(snapshot, &err);
 	doc = json_loads(text, 0, NULL);
-	json_array_foreach(json_object_get(doc, "members"), i, member)
+	json_array_foreach (json_object_get(doc, "members"), i, member)
 		sealed &= json_is_true(json_object_get(member, "sealed"));
 	json_decref(doc);
 	vmimg_free(text);

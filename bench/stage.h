@@ -48,7 +48,7 @@ uint64_t stage_run(struct vmimg_queue *queue, struct vmimg_disk *disk, enum vmim
 		   struct pattern *order, unsigned depth, uint64_t ios, uint64_t deadline_ns,
 		   struct histogram *latency);
 
-double stage_cpu_us(void);	 /* of the process so far, user and system */
+double stage_cpu_us(void);      /* of the process so far, user and system */
 void stage_print(json_t *line); /* on standard output, one line; takes @line */
 
 #endif

@@ -477,6 +477,11 @@ out:
 	return r;
 }
 
+void eng_catalog_keep_reserve(struct eng_catalog *cat)
+{
+	eng_catalog_vfs_keep_reserve(cat->vfs);
+}
+
 void eng_catalog_close(struct eng_catalog *cat)
 {
 	if (!cat)

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define VFS_SECTOR   4096
+#define VFS_RESERVE (4u << 20) /* bytes kept for the catalog on a full disk */
 #define VFS_PATH_MAX 4224 /* the database's path and SQLite's suffixes */
 #define SETTLE_CHUNK 65536u
 
@@ -26,7 +27,7 @@
 struct eng_catalog_vfs {
 	sqlite3_vfs base; /* pAppData points back here */
 	struct eng_io *io;
-	char *temp_path;
+	char *temp_path, *reserve_path;
 	char name[32];
 	int error; /* latest failure, negative errno */
 	bool may_have_committed;
@@ -119,6 +120,8 @@ static int file_write(sqlite3_file *base, const void *buf, int len, sqlite3_int6
 	if (f->is_log && log_write_may_commit(buf, (uint64_t)len, (uint64_t)offset))
 		f->vfs->may_have_committed = true;
 	r = eng_io_pwrite(f->vfs->io, f->file, buf, (size_t)len, (uint64_t)offset);
+	if (r == -ENOSPC && eng_io_unlink(f->vfs->io, f->vfs->reserve_path) == 0)
+		r = eng_io_pwrite(f->vfs->io, f->file, buf, (size_t)len, (uint64_t)offset);
 	if (r == -ENOSPC || r == -EDQUOT || r == -EFBIG)
 		return vfs_fail(f->vfs, r, SQLITE_FULL);
 	return r < 0 ? vfs_fail(f->vfs, r, SQLITE_IOERR_WRITE) : SQLITE_OK;
@@ -358,7 +361,8 @@ int eng_catalog_vfs_create(struct eng_io *io, const char *path, struct eng_catal
 		goto out;
 	r = -ENOMEM;
 	vfs = calloc(1, sizeof(*vfs));
-	if (!vfs || asprintf(&vfs->temp_path, "%s-temp", path) < 0)
+	if (!vfs || asprintf(&vfs->temp_path, "%s-temp", path) < 0 ||
+	    asprintf(&vfs->reserve_path, "%s.reserve", path) < 0)
 		goto out;
 	vfs->io = io;
 	snprintf(vfs->name, sizeof(vfs->name), "vmimg-%p", (void *)vfs);
@@ -386,12 +390,28 @@ out:
 	return r;
 }
 
+/* CT-13: made again whenever there is room; without it a full disk is the catalog's too. */
+void eng_catalog_vfs_keep_reserve(struct eng_catalog_vfs *vfs)
+{
+	struct eng_file *file = NULL;
+	struct eng_stat st;
+
+	if (eng_io_stat(vfs->io, vfs->reserve_path, &st) == 0 && st.size >= VFS_RESERVE)
+		return;
+	if (eng_io_open(vfs->io, vfs->reserve_path, ENG_OPEN_WRITE | ENG_OPEN_CREATE, &file) < 0)
+		return;
+	if (eng_io_allocate(vfs->io, file, 0, VFS_RESERVE) < 0)
+		eng_io_unlink(vfs->io, vfs->reserve_path);
+	eng_io_close(vfs->io, file);
+}
+
 void eng_catalog_vfs_destroy(struct eng_catalog_vfs *vfs)
 {
 	if (!vfs)
 		return;
 	sqlite3_vfs_unregister(&vfs->base);
 	free(vfs->temp_path);
+	free(vfs->reserve_path);
 	free(vfs);
 }
 

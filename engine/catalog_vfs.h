@@ -21,6 +21,12 @@ void eng_catalog_vfs_destroy(struct eng_catalog_vfs *vfs); /* its database close
 /* What to pass to sqlite3_open_v2(). Borrowed. */
 const char *eng_catalog_vfs_name(const struct eng_catalog_vfs *vfs);
 
+/*
+ * Sets space aside in a file of its own, which the VFS gives up for the first write that meets a full
+ * disk (CT-13). Best effort.
+ */
+void eng_catalog_vfs_keep_reserve(struct eng_catalog_vfs *vfs);
+
 /* Negative errno of the latest failure; -EIO when there was none. */
 int eng_catalog_vfs_errno(const struct eng_catalog_vfs *vfs);
 

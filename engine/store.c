@@ -95,6 +95,8 @@ int eng_store_init(struct eng_io *io, const char *dir, struct fmt_error *err)
 	if (r == 0) /* last: a store without an id is not one */
 		r = eng_catalog_fact_set(cat, "store_id", text);
 	if (r == 0)
+		eng_catalog_keep_reserve(cat);
+	if (r == 0)
 		r = eng_io_sync_dir(io, layers);
 	if (r == 0)
 		r = eng_io_sync_dir(io, dir);
@@ -241,6 +243,8 @@ int eng_store_open(struct eng_io *io, const char *dir, const struct eng_store_op
 	if (r == 0)
 		r = eng_catalog_fact_set(store->catalog, "clean", "0");
 	if (r == 0)
+		eng_catalog_keep_reserve(store->catalog);
+	if (r == 0)
 		r = eng_store_seal_rest(store);
 	if (r < 0)
 		goto fail;
@@ -270,6 +274,7 @@ int eng_store_close(struct eng_store *store)
 		return -EBUSY;
 	eng_pool_destroy(store->pool);
 	store->pool = NULL;
+	eng_catalog_keep_reserve(store->catalog);
 	/* A disk that could not be detached cleanly needs the next open's recovery. */
 	if (!refused && !eng_catalog_poisoned(store->catalog))
 		eng_catalog_fact_set(store->catalog, "clean", "1");

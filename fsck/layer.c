@@ -17,7 +17,12 @@ int fsck_read(struct fsck_layer *l, void *buf, size_t len, uint64_t offset)
 	if (n < 0)
 		return fsck_cannot(l->f, (int)n, "%s: cannot read %zu bytes at %#" PRIx64 ": %s",
 				   l->path, len, offset, strerror((int)-n));
-	return (size_t)n == len ? 0 : -ENODATA;
+	if ((size_t)n == len)
+		return 0;
+	if (offset <= l->st.size && len <= l->st.size - offset)
+		return fsck_cannot(l->f, -EIO, "%s: it ended at %#" PRIx64 " while it was read",
+				   l->path, offset + (uint64_t)n);
+	return -ENODATA;
 }
 
 static int open_layer(struct fsck_layer *l)

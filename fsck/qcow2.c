@@ -28,6 +28,7 @@ struct table {
 	uint32_t l1; /* first L1 entry that names it */
 };
 
+/* What was found to be inside the file. */
 static int read_all(struct image *q, void *buf, size_t len, uint64_t offset)
 {
 	ssize_t n = eng_io_pread(q->f->io, q->file, buf, len, offset);
@@ -35,7 +36,10 @@ static int read_all(struct image *q, void *buf, size_t len, uint64_t offset)
 	if (n < 0)
 		return fsck_cannot(q->f, (int)n, "%s: cannot read %zu bytes at %#" PRIx64 ": %s",
 				   q->path, len, offset, strerror((int)-n));
-	return (size_t)n == len ? 0 : -ENODATA;
+	if ((size_t)n == len)
+		return 0;
+	return fsck_cannot(q->f, -EIO, "%s: it ended at %#" PRIx64 " while it was read", q->path,
+			   offset + (uint64_t)n);
 }
 
 /* Q2-1 to Q2-14. */

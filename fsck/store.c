@@ -240,17 +240,22 @@ static void check_files_alone(struct fsck_store *s)
 
 /* --- the catalog --- */
 
-static void read_facts(struct fsck_store *s)
+static int read_facts(struct fsck_store *s)
 {
 	char text[CAT_TEXT_MAX];
 	int r = eng_catalog_fact_get(s->cat, "store_id", text);
 
-	if (r < 0 || fmt_uuid_parse(text, &s->id) < 0)
-		fsck_found(s->f, PR_FACTS, "store_id is %s", r < 0 ? "missing" : "no id");
-	r = eng_catalog_fact_get(s->cat, "clean", text);
+	if (r == 0 || r == -ENOENT) {
+		if (r < 0 || fmt_uuid_parse(text, &s->id) < 0)
+			fsck_found(s->f, PR_FACTS, "store_id is %s", r < 0 ? "missing" : "no id");
+		r = eng_catalog_fact_get(s->cat, "clean", text);
+	}
+	if (r < 0 && r != -ENOENT)
+		return r;
 	s->f->clean = r == 0 && strcmp(text, "1") == 0;
 	if (!s->f->clean)
 		fsck_found(s->f, PR_UNCLEAN, "the next open recovers it");
+	return 0;
 }
 
 /* 0: usable. What a damaged one says of its rows is damage, not a reason to give up the layers. */
@@ -270,12 +275,13 @@ static int open_catalog(struct fsck_store *s)
 	free(path);
 	if (r < 0)
 		return r;
-	read_facts(s);
-	r = eng_catalog_check(s->cat, &why);
+	r = read_facts(s);
+	if (r == 0)
+		r = eng_catalog_check(s->cat, &why);
 	if (r == -EUCLEAN)
 		fsck_found(s->f, PR_CATALOG_ROWS, "%s", why.text);
 	else if (r < 0)
-		fsck_cannot(s->f, r, "%s: %s", s->dir, why.text);
+		fsck_cannot(s->f, r, "%s: %s", s->dir, why.text[0] ? why.text : strerror(-r));
 	return r;
 }
 

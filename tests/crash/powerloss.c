@@ -493,7 +493,8 @@ static bool check_tree(struct kase *k)
 	if (ok && (x >> 8 & 3) == 0)
 		ok = check_use(k, io, x >> 10 & 1, hash);
 out:
-	eng_io_destroy(io);
+	if (ok)	/* else the store's threads go on until the process ends */
+		eng_io_destroy(io);
 	return ok;
 }
 
