@@ -244,18 +244,23 @@ fuzz: deps-static
 			$$f.corpus $$seeds 2>$$f.log || { tail -n 40 $$f.log; exit 1; }; \
 		tail -n 7 $$f.log; done
 
-# Formatting, warnings as errors with both compilers, clang-tidy, and the house's own rules.
+# Formatting, warnings as errors with both compilers, clang-tidy, and the house's own rules: all of
+# them, also after one has failed.
+STATIC := static-format static-gcc static-clang tidy static-house
+.PHONY: $(STATIC)
 check-static: deps-static
-	$(Q)clang-format --dry-run -Werror $(ALL_SRCS) $(HEADERS)
-	$(submake) B=$(B)/static-gcc CC=gcc WERROR=1 objects
-	$(submake) B=$(B)/static-clang CC=$(CLANG) WERROR=1 objects
-	$(submake) tidy
-	$(submake) all
-	$(Q)bash tests/static/check $(B)
+	$(submake) -k $(STATIC)
 	@echo "static checks passed"
+static-format:
+	$(Q)clang-format --dry-run -Werror $(ALL_SRCS) $(HEADERS)
+static-gcc:
+	$(Q)$(MAKE) -k B=$(B)/static-gcc CC=gcc WERROR=1 objects
+static-clang:
+	$(Q)$(MAKE) -k B=$(B)/static-clang CC=$(CLANG) WERROR=1 objects
+static-house: all
+	$(Q)bash tests/static/check $(B)
 
 TIDY_SRCS := $(LIB_SRCS) $(TOOL_SRCS) $(EXAMPLE_SRCS)
-.PHONY: tidy
 tidy: $(TIDY_SRCS:%.c=$(B)/tidy/%)
 $(B)/tidy/%: %.c $(HEADERS) .clang-tidy $(B)/inc/views
 	@mkdir -p $(@D)

@@ -94,7 +94,7 @@ static int open_below(const struct search *s, const char *dir, const char *rest,
 	r = check_directories(s, dir, path);
 	if (r < 0)
 		goto out;
-	r = eng_io_open(s->io, path, ENG_OPEN_NOFOLLOW, &file);
+	r = eng_io_open(s->io, path, ENG_OPEN_NOFOLLOW | ENG_OPEN_CACHED, &file);
 	if (r == 0)
 		r = eng_io_fstat(s->io, file, st);
 	if (r == 0 && !st->is_regular)

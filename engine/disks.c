@@ -12,6 +12,8 @@
 #include "engine/qcow2.h"
 #include "engine/store.h"
 
+#define CUT_NS (30ull * 1000000000) /* longest wait for a create to end */
+
 struct making {
 	struct eng_store *store;
 	const struct eng_disk_make *make;
@@ -284,13 +286,38 @@ static int make_overlay(struct making *m, struct fmt_error *err)
 	return 0;
 }
 
+/*
+ * CU-4: a disk appears before a cut's check or after its end, never between: what it acknowledged in
+ * between would be missing beneath the writes that depend on it. Checked inside the transaction.
+ */
+static int begin_outside_cuts(struct making *m, struct fmt_error *err)
+{
+	struct eng_store *store = m->store;
+	uint64_t end = eng_io_now_ns(store->io) + CUT_NS;
+
+	for (;;) {
+		int r = eng_catalog_begin(store->catalog);
+
+		if (r < 0)
+			return fmt_fail(err, r, "cannot begin in the catalog: %s", strerror(-r));
+		if (!eng_store_vm_in_cut(store, &m->disk.vm))
+			return 0;
+		eng_catalog_rollback(store->catalog);
+		if (eng_io_now_ns(store->io) > end)
+			return fmt_fail(err, -EBUSY,
+					"%s: a snapshot of its collection is being created",
+					m->make->vm);
+		eng_io_sleep_ns(store->io, 1000000);
+	}
+}
+
 static int put_rows(struct making *m, struct fmt_error *err)
 {
 	struct eng_catalog *cat = m->store->catalog;
-	int r = eng_catalog_begin(cat);
+	int r = begin_outside_cuts(m, err);
 
 	if (r < 0)
-		return fmt_fail(err, r, "cannot begin in the catalog: %s", strerror(-r));
+		return r;
 	eng_catalog_put_disk(cat, &m->disk);
 	eng_catalog_put_layer(cat, &m->base);
 	if (m->has_overlay)

@@ -89,7 +89,7 @@ int eng_index_open(struct eng_io *io, const char *path, const struct fmt_header 
 			 hdr->index_runs);
 		goto out;
 	}
-	r = eng_io_open(io, path, ENG_OPEN_NOFOLLOW, &index->file);
+	r = eng_io_open(io, path, ENG_OPEN_NOFOLLOW | ENG_OPEN_CACHED, &index->file);
 	if (r < 0) {
 		fmt_fail(err, r, "%s: %s", path, strerror(-r));
 		goto out;

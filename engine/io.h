@@ -34,6 +34,14 @@ enum {
 	ENG_OPEN_DIRECT = 1 << 3, /* O_DIRECT; falls back to buffered where there is none */
 	ENG_OPEN_NOFOLLOW = 1 << 4,
 	ENG_OPEN_TRUNC = 1 << 5,
+	/*
+	 * For files that are only read, of which there may be more than the process may have open
+	 * (-EINVAL with WRITE, CREATE, EXCL or TRUNC; what is not a regular file is opened as without
+	 * it). The descriptor is closed when many are open and nobody uses this one, and opened again
+	 * by its path at the next use, where a failure is that request's alone: -ESTALE when another
+	 * file is there, -ENOENT, -EMFILE. So it can't be locked or synced: -EBADF, as for a write.
+	 */
+	ENG_OPEN_CACHED = 1 << 6,
 };
 
 struct eng_stat {
@@ -212,6 +220,9 @@ int eng_io_posix_create(struct eng_io **ret);
  * (default /dev/shm). Only for an object of eng_io_posix_create(), before its first use. */
 void eng_io_posix_set_boot_id(struct eng_io *io, const uint8_t id[16]);
 int eng_io_posix_set_shm_dir(struct eng_io *io, const char *dir);
+/* How many ENG_OPEN_CACHED files the process keeps open, those in use aside; 0: three quarters of
+ * RLIMIT_NOFILE, the default. Any time, any thread. */
+void eng_io_posix_set_fd_limit(unsigned limit);
 void eng_io_destroy(struct eng_io *io); /* NULL is fine */
 
 #endif

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * io_posix.c - the machine itself: files, directories, shared memory, clock and threads by plain
- * system calls; the ring is io_uring.c's. An open file never changes after open, so every call may
- * come from any thread. Nothing is cached and nothing is retried but EINTR and short transfers.
+ * system calls; the ring is io_uring.c's. An open file never changes after open, but for the
+ * descriptor of a cached one, which is fdcache.c's; so every call may come from any thread. Nothing
+ * is retried but EINTR, short transfers and opens without a descriptor left.
  */
 #define _GNU_SOURCE 1
 #include "engine/io_posix.h"
@@ -85,20 +86,33 @@ static int posix_set_direct(struct eng_file *file, bool want)
 	return 0;
 }
 
+/* A file that cannot be found again by its path keeps its descriptor. */
+static int posix_cache(struct eng_file *file, const char *path)
+{
+	int r = eng_fdcache_add(file->fd, path, file->dio_align > 1 ? O_DIRECT : 0, &file->cached);
+
+	if (r == 0)
+		file->fd = -1;
+	return r == -ENOMEM ? r : 0;
+}
+
 static int posix_open(struct eng_io *io, const char *path, unsigned flags, struct eng_file **ret)
 {
+	const unsigned change = ENG_OPEN_WRITE | ENG_OPEN_CREATE | ENG_OPEN_EXCL | ENG_OPEN_TRUNC;
 	int oflags = O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
 	struct eng_file *file = NULL;
 	struct stat st;
 	int fd, r;
 
 	(void)io;
+	if ((flags & ENG_OPEN_CACHED) && (flags & change))
+		return -EINVAL;
 	oflags |= flags & ENG_OPEN_WRITE ? O_RDWR : O_RDONLY;
 	oflags |= flags & ENG_OPEN_CREATE ? O_CREAT : 0;
 	oflags |= flags & ENG_OPEN_EXCL ? O_EXCL : 0;
 	oflags |= flags & ENG_OPEN_NOFOLLOW ? O_NOFOLLOW : 0;
 	oflags |= flags & ENG_OPEN_TRUNC ? O_TRUNC : 0;
-	fd = open(path, oflags, 0600);
+	fd = eng_fdcache_open(path, oflags, 0600);
 	if (fd < 0)
 		return -errno;
 	r = fstat(fd, &st) < 0 ? -errno : 0;
@@ -113,6 +127,8 @@ static int posix_open(struct eng_io *io, const char *path, unsigned flags, struc
 		goto out;
 	file->fd = fd;
 	r = posix_set_direct(file, flags & ENG_OPEN_DIRECT);
+	if (r == 0 && (flags & ENG_OPEN_CACHED) && S_ISREG(st.st_mode))
+		r = posix_cache(file, path);
 	if (r < 0)
 		goto out;
 	*ret = file;
@@ -128,30 +144,37 @@ out:
 static void posix_close(struct eng_io *io, struct eng_file *file)
 {
 	(void)io;
-	close(file->fd);
+	if (file->fd >= 0)
+		close(file->fd);
+	else
+		eng_fdcache_remove(file->cached);
 	free(file);
 }
 
 static ssize_t posix_pread(struct eng_io *io, struct eng_file *file, void *buf, size_t len,
 			   uint64_t offset)
 {
+	int fd = eng_file_get(file), r = fd < 0 ? fd : 0;
 	size_t done = 0;
 	ssize_t n;
 
 	(void)io;
-	while (done < len) {
-		n = pread(file->fd, (char *)buf + done, len - done, (off_t)(offset + done));
+	while (r == 0 && done < len) {
+		n = pread(fd, (char *)buf + done, len - done, (off_t)(offset + done));
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
-			return -errno;
-		done += (size_t)n;
+			r = -errno;
+		else
+			done += (size_t)n;
 		/* A direct read ends off its granule only at the end of the file, and could not
 		 * be continued from there. */
 		if (n == 0 || done % file->dio_align)
 			break;
 	}
-	return (ssize_t)done;
+	if (fd >= 0)
+		eng_file_put(file);
+	return r < 0 ? r : (ssize_t)done;
 }
 
 static int posix_pwrite(struct eng_io *io, struct eng_file *file, const void *buf, size_t len,
@@ -246,13 +269,14 @@ static int posix_stat_fill(int fd, const struct stat *st, struct eng_stat *ret)
 
 static int posix_fstat(struct eng_io *io, struct eng_file *file, struct eng_stat *ret)
 {
+	int fd = eng_file_get(file), r;
 	struct stat st;
-	int r;
 
 	(void)io;
-	if (fstat(file->fd, &st) < 0)
-		return -errno;
-	r = posix_stat_fill(file->fd, &st, ret);
+	if (fd < 0)
+		return fd;
+	r = fstat(fd, &st) < 0 ? -errno : posix_stat_fill(fd, &st, ret);
+	eng_file_put(file);
 	if (r == 0) {
 		ret->dio_align = file->dio_align;
 		ret->mem_align = file->mem_align;
@@ -282,15 +306,20 @@ static int posix_stat(struct eng_io *io, const char *path, struct eng_stat *ret)
 static int posix_next_data(struct eng_io *io, struct eng_file *file, uint64_t offset,
 			   uint64_t *data, uint64_t *hole)
 {
-	off_t from, to;
+	int fd = eng_file_get(file), r = 0;
+	off_t from, to = -1;
 
 	(void)io;
-	from = lseek(file->fd, (off_t)offset, SEEK_DATA);
-	if (from < 0)
-		return -errno;
-	to = lseek(file->fd, from, SEEK_HOLE);
+	if (fd < 0)
+		return fd;
+	from = lseek(fd, (off_t)offset, SEEK_DATA);
+	if (from >= 0)
+		to = lseek(fd, from, SEEK_HOLE);
 	if (to < 0)
-		return -errno;
+		r = -errno;
+	eng_file_put(file);
+	if (r < 0)
+		return r;
 	*data = (uint64_t)from;
 	*hole = (uint64_t)to;
 	return 0;
@@ -324,7 +353,7 @@ static int posix_unlink(struct eng_io *io, const char *path)
 
 static int posix_sync_dir(struct eng_io *io, const char *path)
 {
-	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int fd = eng_fdcache_open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
 	int r = 0;
 
 	(void)io;
@@ -390,7 +419,7 @@ static int posix_shm_create(struct eng_io *io, const char *name, size_t len, voi
 	r = posix_shm_path(io, name, &path);
 	if (r < 0)
 		return r;
-	fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	fd = eng_fdcache_open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0) {
 		r = -errno;
 		goto out;
@@ -416,7 +445,7 @@ static int posix_shm_open(struct eng_io *io, const char *name, size_t *len, void
 	r = posix_shm_path(io, name, &path);
 	if (r < 0)
 		return r;
-	fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	fd = eng_fdcache_open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0);
 	if (fd < 0 || fstat(fd, &st) < 0) {
 		r = -errno;
 		goto out;
@@ -642,6 +671,11 @@ out:
 	if (px)
 		posix_destroy(&px->io);
 	return r;
+}
+
+void eng_io_posix_set_fd_limit(unsigned limit)
+{
+	eng_fdcache_set_limit(limit);
 }
 
 void eng_io_posix_set_boot_id(struct eng_io *io, const uint8_t id[16])

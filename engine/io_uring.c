@@ -10,6 +10,8 @@
  *   transfer of a linked op is continued, the ops linked behind it are held back with it.
  * - The held file (the store's lock) is registered, so the kernel keeps it open until the last
  *   request of a killed process has ended (T19).
+ * - A cached file's descriptor is held from queueing to completion (P_FD). Without one the request
+ *   goes to the kernel all the same, and ends there with those linked behind it.
  * - Only eng_ring_wake() touches anything from another thread: the flag and the eventfd.
  */
 #define _GNU_SOURCE 1
@@ -42,6 +44,7 @@ enum {
 	P_NEXT,    /* op linked behind this one (address) or 0 */
 	P_LINKED,  /* the request in the kernel carries the link: P_NEXT's is there as well */
 	P_RESTART, /* the op further ahead that is continued once P_NEXT's are all back, or 0 */
+	P_FD,      /* the file's descriptor until the op is done, or why it has none (negative) */
 };
 
 struct uring {
@@ -50,7 +53,8 @@ struct uring {
 	struct eng_op *chain; /* the last op queued, when it links to the next one */
 	unsigned in_flight;   /* our ops: queued and not done */
 	int wake_fd;
-	atomic_bool woken; /* a wake is on its way; further ones need no system call */
+	atomic_int event_fd; /* registered, tells of completions; -1: nobody asked */
+	atomic_bool woken;   /* a wake is on its way; further ones need no system call */
 	void (*foreign)(void *arg, uint64_t user_data, int32_t res, uint32_t flags);
 	void *foreign_arg;
 };
@@ -63,6 +67,11 @@ static struct uring *uring_of(struct eng_ring *ring)
 static struct eng_op *op_at(uint64_t addr)
 {
 	return (struct eng_op *)(uintptr_t)addr;
+}
+
+static int op_fd(const struct eng_op *op)
+{
+	return (int)op->priv[P_FD];
 }
 
 /* --- submission --- */
@@ -106,7 +115,7 @@ static bool uring_prep_rw(struct io_uring_sqe *sqe, struct eng_op *op)
 		all = count <= PIECE_IOV_MAX && left <= PIECE_LEN_MAX;
 		if (count > PIECE_IOV_MAX)
 			count = PIECE_IOV_MAX;
-		io_uring_prep_rw(write ? IORING_OP_WRITEV : IORING_OP_READV, sqe, op->file->fd, iov,
+		io_uring_prep_rw(write ? IORING_OP_WRITEV : IORING_OP_READV, sqe, op_fd(op), iov,
 				 count, offset);
 	} else {
 		if (count > 0) {
@@ -116,7 +125,7 @@ static bool uring_prep_rw(struct io_uring_sqe *sqe, struct eng_op *op)
 		if (len > PIECE_LEN_MAX)
 			len = PIECE_LEN_MAX;
 		all = len == left;
-		io_uring_prep_rw(write ? IORING_OP_WRITE : IORING_OP_READ, sqe, op->file->fd, base,
+		io_uring_prep_rw(write ? IORING_OP_WRITE : IORING_OP_READ, sqe, op_fd(op), base,
 				 (unsigned)len, offset);
 	}
 	if (write && op->dsync)
@@ -132,7 +141,7 @@ static bool uring_prep(struct uring *u, struct eng_op *op)
 
 	assert(sqe);
 	if (op->kind == ENG_OP_FDATASYNC)
-		io_uring_prep_fsync(sqe, op->file->fd, IORING_FSYNC_DATASYNC);
+		io_uring_prep_fsync(sqe, op_fd(op), IORING_FSYNC_DATASYNC);
 	else
 		all = uring_prep_rw(sqe, op);
 	sqe->user_data = (uintptr_t)op;
@@ -145,10 +154,14 @@ static bool uring_prep(struct uring *u, struct eng_op *op)
 static void uring_queue(struct eng_ring *ring, struct eng_op *op)
 {
 	struct uring *u = uring_of(ring);
+	int fd = op->file->fd;
 	unsigned i;
 	bool all;
 
+	if (fd < 0)
+		fd = op->kind == ENG_OP_READ ? eng_file_get(op->file) : -EBADF;
 	memset(op->priv, 0, sizeof(op->priv));
+	op->priv[P_FD] = (uint64_t)fd;
 	if (op->kind != ENG_OP_FDATASYNC)
 		for (i = 0; i < op->iovcnt; i++)
 			op->priv[P_LEN] += op->iov[i].iov_len;
@@ -183,6 +196,12 @@ static int uring_submit(struct eng_ring *ring)
 static void uring_finish(struct uring *u, struct eng_op *op, int64_t res)
 {
 	u->in_flight--;
+	if (op->file->fd < 0) {
+		if (op_fd(op) >= 0)
+			eng_file_put(op->file);
+		else if (res == -EBADF)
+			res = op_fd(op);
+	}
 	op->res = res;
 	op->done(op);
 }
@@ -330,6 +349,15 @@ static int uring_enter(struct uring *u, uint64_t timeout_ns)
 	return io_uring_submit_and_wait_timeout(uring, &cqe, 1, &ts, NULL);
 }
 
+/* The event is taken back first: what comes after that tells anew, what came before is seen here. */
+static void uring_settle_event(struct uring *u)
+{
+	eventfd_read(u->event_fd, &(eventfd_t){0});
+	if (io_uring_cq_ready(&u->uring) ||
+	    (IO_URING_READ_ONCE(*u->uring.sq.kflags) & IORING_SQ_TASKRUN))
+		eventfd_write(u->event_fd, 1);
+}
+
 static int uring_wait(struct eng_ring *ring, uint64_t timeout_ns)
 {
 	struct uring *u = uring_of(ring);
@@ -338,6 +366,8 @@ static int uring_wait(struct eng_ring *ring, uint64_t timeout_ns)
 	assert(!u->chain);
 	r = uring_enter(u, timeout_ns);
 	handled = uring_reap(u);
+	if (u->event_fd >= 0)
+		uring_settle_event(u);
 	if (handled > 0 || r >= 0 || r == -ETIME || r == -EINTR || r == -EAGAIN || r == -EBUSY)
 		return handled;
 	return r;
@@ -348,19 +378,39 @@ static int uring_wait(struct eng_ring *ring, uint64_t timeout_ns)
 static void uring_wake(struct eng_ring *ring)
 {
 	struct uring *u = uring_of(ring);
-	uint64_t one = 1;
-	ssize_t n;
+	int event_fd;
 
 	if (atomic_exchange(&u->woken, true))
 		return;
-	do {
-		n = write(u->wake_fd, &one, sizeof(one));
-	} while (n < 0 && errno == EINTR);
+	eventfd_write(u->wake_fd, 1);
+	/* Not left to the kernel: from within another eventfd's wake it is not always signalled. */
+	event_fd = atomic_load(&u->event_fd);
+	if (event_fd >= 0)
+		eventfd_write(event_fd, 1);
 }
 
+/*
+ * Not the ring's own descriptor: with DEFER_TASKRUN the kernel does not wake who polls that, since
+ * the completion is made only when the owner enters. A registered eventfd is signalled either way.
+ */
 static int uring_fd(struct eng_ring *ring)
 {
-	return uring_of(ring)->uring.ring_fd;
+	struct uring *u = uring_of(ring);
+	int fd, r;
+
+	if (u->event_fd >= 0)
+		return u->event_fd;
+	fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (fd < 0)
+		return -errno;
+	r = io_uring_register_eventfd(&u->uring, fd);
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
+	atomic_store(&u->event_fd, fd);
+	uring_settle_event(u); /* there may be something to do already */
+	return fd;
 }
 
 static struct io_uring *uring_native(struct eng_ring *ring)
@@ -384,6 +434,8 @@ static void uring_destroy(struct eng_ring *ring)
 	 * or closing a store and opening it again would fail. */
 	io_uring_unregister_files(&u->uring);
 	io_uring_queue_exit(&u->uring);
+	if (u->event_fd >= 0)
+		close(u->event_fd);
 	close(u->wake_fd);
 	free(u);
 }
@@ -438,6 +490,7 @@ int eng_io_uring_create(struct eng_io *io, unsigned entries, struct eng_file *ho
 	if (!u)
 		return -ENOMEM;
 	u->ring.ops = &uring_ops;
+	atomic_init(&u->event_fd, -1);
 	u->wake_fd = eventfd(0, EFD_CLOEXEC);
 	if (u->wake_fd < 0) {
 		r = -errno;
@@ -449,6 +502,7 @@ int eng_io_uring_create(struct eng_io *io, unsigned entries, struct eng_file *ho
 	if (r < 0)
 		goto out_fd;
 	if (hold) {
+		assert(hold->fd >= 0);
 		r = io_uring_register_files(&u->uring, &hold->fd, 1);
 		if (r < 0)
 			goto out_ring;

@@ -301,21 +301,48 @@ static void bare_base(struct eng_layer *layer, const struct eng_layer_open *how)
 	layer_take_header(layer, &hdr);
 }
 
+/* A chain may have more layers than the process may have files open. A lock needs its descriptor. */
+static unsigned open_flags(const struct eng_layer_open *how)
+{
+	unsigned flags = how->direct ? ENG_OPEN_DIRECT : 0;
+
+	if (how->writable)
+		return flags | ENG_OPEN_WRITE;
+	return how->in_place ? flags : flags | ENG_OPEN_CACHED;
+}
+
+static int open_sidecar(struct eng_layer *layer, const struct eng_layer_open *how,
+			struct fmt_error *err)
+{
+	struct eng_file *file;
+	int r = eng_io_open(layer->io, how->path, ENG_OPEN_CACHED, &layer->sidecar);
+
+	if (r < 0)
+		return fmt_fail(err, r, "%s: %s", how->path, strerror(-r));
+	r = read_header(layer, layer->sidecar, err);
+	/* A snapshot changes an active base's header, however the base is open. */
+	if (r < 0 || (!how->writable && layer->hdr.state != FMT_STATE_ACTIVE))
+		return r;
+	r = eng_io_open(layer->io, how->path, ENG_OPEN_WRITE, &file);
+	if (r == -EACCES || r == -EROFS)
+		return 0;
+	if (r < 0)
+		return fmt_fail(err, r, "%s: %s", how->path, strerror(-r));
+	eng_io_close(layer->io, layer->sidecar);
+	layer->sidecar = file;
+	return 0;
+}
+
 static int open_base(struct eng_layer *layer, const struct eng_layer_open *how,
 		     struct fmt_error *err)
 {
-	unsigned flags = (how->writable ? ENG_OPEN_WRITE : 0) | (how->direct ? ENG_OPEN_DIRECT : 0);
+	unsigned flags = open_flags(how);
 	int r;
 
 	if (!(layer->data_path = strdup(how->data_path)))
 		return -ENOMEM;
 	if (how->path) {
-		r = eng_io_open(layer->io, how->path, ENG_OPEN_WRITE, &layer->sidecar);
-		if (r == -EACCES || r == -EROFS)
-			r = eng_io_open(layer->io, how->path, 0, &layer->sidecar);
-		if (r < 0)
-			return fmt_fail(err, r, "%s: %s", how->path, strerror(-r));
-		r = read_header(layer, layer->sidecar, err);
+		r = open_sidecar(layer, how, err);
 		if (r < 0)
 			return r;
 		if (layer->kind != how->kind)
@@ -359,8 +386,7 @@ static int open_base(struct eng_layer *layer, const struct eng_layer_open *how,
 static int open_overlay(struct eng_layer *layer, const struct eng_layer_open *how,
 			struct fmt_error *err)
 {
-	unsigned flags = (how->writable ? ENG_OPEN_WRITE : 0) | (how->direct ? ENG_OPEN_DIRECT : 0);
-	int r = eng_io_open(layer->io, how->path, flags | ENG_OPEN_NOFOLLOW, &layer->file);
+	int r = eng_io_open(layer->io, how->path, open_flags(how) | ENG_OPEN_NOFOLLOW, &layer->file);
 
 	if (r < 0)
 		return fmt_fail(err, r, "%s: %s", how->path, strerror(-r));

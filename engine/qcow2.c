@@ -534,7 +534,7 @@ int eng_qcow2_open(struct eng_io *io, const char *path, const char *const *allow
 	l->path = strdup(path);
 	if (!l->path)
 		goto fail;
-	r = eng_io_open(io, path, 0, &l->file);
+	r = eng_io_open(io, path, ENG_OPEN_CACHED, &l->file);
 	if (r == 0)
 		r = eng_io_fstat(io, l->file, &l->st);
 	if (r == 0 && !l->st.is_regular && !l->st.is_block)

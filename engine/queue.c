@@ -28,9 +28,18 @@ struct eng_queue {
 	struct eng_completion *foreign; /* the caller's own operations, completed */
 	unsigned foreign_count, foreign_cap;
 	int foreign_error;
+	bool fd_used; /* the owner may sleep on the fd */
+	bool polling; /* what ends now is returned at once */
 	unsigned disks;
 	struct eng_part *parts; /* free ones */
 };
+
+/* A completion waits for the next poll: the owner must not sleep on the fd before it. */
+static void tell_owner(struct eng_queue *q)
+{
+	if (q->fd_used && !q->polling)
+		eng_ring_wake(q->ring);
+}
 
 static void on_foreign(void *arg, uint64_t user_data, int32_t res, uint32_t flags)
 {
@@ -53,6 +62,7 @@ static void on_foreign(void *arg, uint64_t user_data, int32_t res, uint32_t flag
 		.flags = flags,
 		.foreign = true,
 	};
+	tell_owner(q);
 }
 
 int eng_queue_create(struct eng_io *io, unsigned depth, struct eng_file *hold,
@@ -116,6 +126,7 @@ struct eng_ring *eng_queue_ring(struct eng_queue *q)
 
 int eng_queue_fd(struct eng_queue *q)
 {
+	q->fd_used = true;
 	return eng_ring_fd(q->ring);
 }
 
@@ -198,6 +209,7 @@ static void req_ended(struct eng_req *req)
 	req->next = NULL;
 	*q->ended_tail = req;
 	q->ended_tail = &req->next;
+	tell_owner(q);
 }
 
 static void msg_ended(struct eng_msg *msg)
@@ -328,8 +340,8 @@ static unsigned take_completions(struct eng_queue *q, struct eng_completion *out
 	return n;
 }
 
-int eng_queue_poll(struct eng_queue *q, struct eng_completion *completions, unsigned max,
-		   uint64_t timeout_ns)
+static int poll_queue(struct eng_queue *q, struct eng_completion *completions, unsigned max,
+		      uint64_t timeout_ns)
 {
 	uint64_t now = timeout_ns && timeout_ns != UINT64_MAX ? eng_io_now_ns(q->io) : 0;
 	uint64_t end = now + timeout_ns, left = timeout_ns;
@@ -352,4 +364,17 @@ int eng_queue_poll(struct eng_queue *q, struct eng_completion *completions, unsi
 			return 0;
 		left = end - now;
 	}
+}
+
+int eng_queue_poll(struct eng_queue *q, struct eng_completion *completions, unsigned max,
+		   uint64_t timeout_ns)
+{
+	int n;
+
+	q->polling = true;
+	n = poll_queue(q, completions, max, timeout_ns);
+	q->polling = false;
+	if (q->ended || q->foreign_count) /* more than @max */
+		tell_owner(q);
+	return n;
 }

@@ -14,8 +14,7 @@
 
 #include "engine/overlay.h"
 
-#define DRAIN_NS  (30ull * 1000000000) /* for writes in flight when the cut fired */
-#define SETTLE_NS (5ull * 1000000000)  /* for a roll, an attach or a detach to end */
+#define ROLL_NS (10ull * 1000000000) /* to a roll's cut, and from there to its end */
 
 struct eng_snapshot {
 	struct eng_snapshot *next; /* store->cuts */
@@ -29,7 +28,8 @@ struct eng_snapshot {
 	size_t skipped_count;
 	bool intended;     /* the intent is in the catalog */
 	bool has_snapshot; /* false: a roll */
-	uint64_t started_ns;
+	uint64_t started_ns, stall_ns;
+	uint64_t timeout_ns; /* from the start to the cut, and once more from there (CU-14) */
 	void (*phase)(void *arg, int phase);
 	void *phase_arg;
 	struct eng_snapshot_times times;
@@ -99,54 +99,89 @@ static void cuts_remove(struct eng_snapshot *s)
 
 /* --- check --- */
 
-/* Another create's disk is refused at once; a roll, an attach or a detach is waited for (T7). */
-static int claim_member(struct eng_store *store, const struct cat_disk *disk,
-			struct eng_entry **ret)
+/* T7: one create a disk. Marked from the check to the end, whoever has the disk busy just now. */
+static int mark_member(struct eng_store *store, const struct cat_disk *disk)
 {
 	struct eng_entry *e;
-	bool in_cut;
-	int r;
+	int r = 0;
 
 	pthread_mutex_lock(&store->lock);
 	e = eng_entry_get_locked(store, &disk->id);
-	in_cut = e && e->in_cut;
+	if (!e)
+		r = -ENOMEM;
+	else if (e->in_cut)
+		r = -EBUSY;
+	else
+		e->in_cut = true;
 	pthread_mutex_unlock(&store->lock);
-	if (in_cut)
-		return -EBUSY;
-	r = eng_entry_claim(store, &disk->id, eng_io_now_ns(store->io) + SETTLE_NS, &e);
+	return r;
+}
+
+static void unmark_member(struct eng_store *store, const struct cat_disk *disk)
+{
+	struct eng_entry *e;
+
+	pthread_mutex_lock(&store->lock);
+	e = eng_entry_get_locked(store, &disk->id);
+	if (e)
+		e->in_cut = false;
+	pthread_mutex_unlock(&store->lock);
+}
+
+/* The disk is busy by us: its row may have changed until now, and its head moved. */
+static int open_member(struct eng_snapshot *s, struct eng_member *m, struct fmt_error *err)
+{
+	struct eng_layer *tail;
+	int r = eng_catalog_get_disk_id(s->store->catalog, &m->disk.id, &m->disk);
+
+	if (r == 0)
+		r = eng_entry_tail(m->entry, &m->disk, err, &tail);
 	if (r < 0)
 		return r;
-	pthread_mutex_lock(&store->lock);
-	e->in_cut = true;
-	pthread_mutex_unlock(&store->lock);
-	*ret = e;
+	/* A worker that has not looked yet is behind; the chain's end is what counts. */
+	m->tail = eng_layer_get(eng_layer_newest(tail));
+	if (atomic_load(&m->tail->poisoned))
+		return fmt_fail(err, -ENOTRECOVERABLE,
+				"%s/%s: a failed flush poisoned its head; reopen the store",
+				m->disk.vm_name, m->disk.name);
 	return 0;
 }
 
 static int add_member(struct eng_snapshot *s, const struct cat_disk *disk, struct fmt_error *err)
 {
 	struct eng_member *m = &s->members[s->count];
-	struct eng_layer *tail;
-	int r = claim_member(s->store, disk, &m->entry);
+	int r = mark_member(s->store, disk);
 
 	if (r < 0)
 		return fmt_fail(err, r, "%s/%s: %s", disk->vm_name, disk->name,
-				r == -EBUSY ? "busy with another snapshot" : strerror(-r));
-	/* The row may have changed while we waited for the disk. */
-	r = eng_catalog_get_disk_id(s->store->catalog, &disk->id, &m->disk);
-	if (r == 0)
-		r = eng_entry_tail(m->entry, &m->disk, err, &tail);
-	if (r < 0) {
-		eng_entry_release(m->entry);
-		return r;
-	}
-	/* A worker that has not looked yet is behind; the chain's end is what counts. */
-	m->tail = eng_layer_get(eng_layer_newest(tail));
+				r == -EBUSY ? "another snapshot of it is being created" :
+					      strerror(-r));
+	m->disk = *disk;
 	m->index = (uint32_t)s->count++;
-	if (atomic_load(&m->tail->poisoned))
-		return fmt_fail(err, -ENOTRECOVERABLE,
-				"%s/%s: a failed flush poisoned its head; reopen the store",
-				disk->vm_name, disk->name);
+	r = eng_entry_claim(s->store, &disk->id, 0, &m->entry);
+	if (r == -EBUSY)
+		return 0;	/* a roll, an attach, a detach: the job waits for its end */
+	return r < 0 ? r : open_member(s, m, err);
+}
+
+/* CU-5: what was busy at the check is waited for here, on the job's thread. */
+static int claim_rest(struct eng_snapshot *s, uint64_t deadline_ns, struct fmt_error *err)
+{
+	for (size_t i = 0; i < s->count; i++) {
+		struct eng_member *m = &s->members[i];
+		int r;
+
+		if (m->entry)
+			continue;
+		r = eng_entry_claim(s->store, &m->disk.id, deadline_ns, &m->entry);
+		if (r < 0)
+			return fmt_fail(err, r == -EBUSY ? -ETIMEDOUT : r,
+					"%s/%s: busy with a roll, an attach or a detach",
+					m->disk.vm_name, m->disk.name);
+		r = open_member(s, m, err);
+		if (r < 0)
+			return r;
+	}
 	return 0;
 }
 
@@ -242,8 +277,11 @@ void eng_snapshot_destroy(struct eng_snapshot *s)
 	if (!s)
 		return;
 	drop_members(s);
-	for (size_t i = 0; i < s->count; i++)
-		eng_entry_release(s->members[i].entry);
+	for (size_t i = 0; i < s->count; i++) {
+		unmark_member(s->store, &s->members[i].disk);
+		if (s->members[i].entry)
+			eng_entry_release(s->members[i].entry);
+	}
 	cuts_remove(s);
 	eng_batch_destroy(s->batch);
 	eng_cut_put(s->cut);
@@ -525,6 +563,7 @@ static int prepare(struct eng_snapshot *s, uint64_t deadline_ns, struct fmt_erro
 	}
 	if (r == 0)
 		r = check_alive(s, deadline_ns, err);
+	s->stall_ns = eng_io_now_ns(s->store->io); /* no guest is frozen: the stall is the cut */
 	if (r == 0 && eng_io_now_ns(s->store->io) > deadline_ns)
 		r = fmt_fail(err, -ETIMEDOUT, "preparing %zu disks took longer than the time-out",
 			     s->count);
@@ -556,6 +595,11 @@ static int cut(struct eng_snapshot *s, struct fmt_error *err)
 {
 	uint64_t before = eng_io_now_ns(s->store->io);
 
+	/* CU-10: the last look at the bound on what guests feel: from the freeze, if any, to here. */
+	if (s->spec.max_stall_ns && before - s->stall_ns > s->spec.max_stall_ns) {
+		eng_cut_abandon(s->cut);
+		return fmt_fail(err, -ETIMEDOUT, "the stall reached MaxStall before the cut");
+	}
 	if (!eng_cut_fire(s->cut))
 		return fmt_fail(err, -ECANCELED, "ended before the cut");
 	s->times.cut_ns = eng_io_now_ns(s->store->io) - before;
@@ -566,7 +610,7 @@ static int cut(struct eng_snapshot *s, struct fmt_error *err)
 
 static int drain(struct eng_snapshot *s, struct fmt_error *err)
 {
-	uint64_t deadline = eng_io_now_ns(s->store->io) + DRAIN_NS;
+	uint64_t deadline = eng_io_now_ns(s->store->io) + s->timeout_ns;
 	int first = 0;
 
 	for (size_t i = 0; i < s->count; i++) {
@@ -598,7 +642,7 @@ static int after_cut(struct eng_snapshot *s, struct fmt_error *err)
 	tell(s, ENG_SNAPSHOT_HARDENING);
 	t = eng_io_now_ns(io);
 	if (r == 0)
-		r = eng_batch_harden(s->batch, s->members, s->count, t + DRAIN_NS, err);
+		r = eng_batch_harden(s->batch, s->members, s->count, t + s->timeout_ns, err);
 	if (r == 0)
 		r = eng_batch_bound(s->batch, s->members, s->count,
 				    s->has_snapshot ? &s->spec.id : &none, err);
@@ -630,14 +674,19 @@ static void finish(struct eng_snapshot *s)
 
 static int run(struct eng_snapshot *s, uint64_t timeout_ns, struct fmt_error *err)
 {
-	int r;
+	uint64_t deadline = s->started_ns + timeout_ns;
+	int r = claim_rest(s, deadline, err);
 
-	watch(s, true);
-	r = prepare(s, s->started_ns + timeout_ns, err);
-	if (r == 0)
-		r = cut(s, err);
+	s->timeout_ns = timeout_ns;
+	if (r == 0) {
+		watch(s, true);
+		r = prepare(s, deadline, err);
+		if (r == 0)
+			r = cut(s, err);
+		if (r < 0)
+			watch(s, false);
+	}
 	if (r < 0) {
-		watch(s, false);
 		undo(s);
 		return r;
 	}
@@ -686,7 +735,7 @@ int eng_roll_run(struct eng_entry *entry, struct fmt_error *err)
 	if (r == 0) {
 		m->tail = eng_layer_get(eng_layer_newest(tail));
 		s->count = 1;
-		r = run(s, SETTLE_NS, err);
+		r = run(s, ROLL_NS, err);
 	}
 	drop_members(s);
 	eng_batch_destroy(s->batch);

@@ -392,7 +392,6 @@ void eng_entry_release(struct eng_entry *entry)
 	pthread_mutex_lock(&entry->store->lock);
 	assert(entry->busy);
 	entry->busy = false;
-	entry->in_cut = false;
 	pthread_cond_broadcast(&entry->store->changed);
 	pthread_mutex_unlock(&entry->store->lock);
 }

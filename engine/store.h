@@ -38,7 +38,7 @@ struct eng_entry {
 	struct eng_layer *standby; /* overlay made ahead for @tail, durable; or NULL */
 	struct eng_disk *disk;     /* attached read-write, or NULL */
 	bool busy;
-	bool in_cut;      /* ... by a create */
+	bool in_cut;			/* a create has it, or waits for it */
 	bool refused;     /* detached uncleanly, or recovery failed: reopen the store */
 	unsigned readers; /* attachments of this disk's snapshots */
 	bool wants_standby;		/* lock */

@@ -14,7 +14,7 @@
 #include <pthread.h>
 
 #include "engine/snapshot.h"
-#include "tests/crash/history.h"
+#include "tests/lib/history.h"
 
 #define RIG_DISKS  5u
 #define RIG_SNAPS  256u

@@ -214,6 +214,36 @@ static inline struct cat_layer *layers_of_d(struct cat_disk *disk, size_t *count
 	return rows;
 }
 
+/* The @i-th layer's row of a/d, changed by @edit. */
+static inline void edit_row(size_t i, void (*edit)(struct cat_layer *row))
+{
+	struct cat_disk disk;
+	size_t count = 0;
+	struct cat_layer *rows = layers_of_d(&disk, &count);
+	struct eng_catalog *cat;
+
+	cr_assert_lt(i, count);
+	edit(&rows[i]);
+	cat = open_catalog();
+	ok(eng_catalog_put_layer(cat, &rows[i]));
+	close_catalog(cat);
+	free(rows);
+}
+
+/* Makes the @i-th layer of a/d its head, in the catalog only. */
+static inline void set_head(size_t i)
+{
+	struct cat_disk disk;
+	size_t count = 0;
+	struct cat_layer *rows = layers_of_d(&disk, &count);
+	struct eng_catalog *cat = open_catalog();
+
+	cr_assert_lt(i, count);
+	ok(eng_catalog_set_disk_head(cat, &disk.id, &rows[i].id));
+	close_catalog(cat);
+	free(rows);
+}
+
 /* The file of the @i-th layer of a/d. */
 static inline const char *layer_file(size_t i)
 {

@@ -3,7 +3,7 @@
  * history.c - see history.h. Versions are kept as hashes: comparing one with what was found is one
  * look at each, however it came about. Content is computed again only to say what is wrong.
  */
-#include "tests/crash/history.h"
+#include "tests/lib/history.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -31,6 +31,7 @@ struct hist_op *hist_add(struct history *h, struct hist_op what)
 	op->disk = what.disk;
 	op->fua = what.fua;
 	atomic_store(&op->acked, 0);
+	atomic_store(&op->failed, false);
 	atomic_store(&op->issued, hist_tick(h));
 	return op;
 }
@@ -38,6 +39,11 @@ struct hist_op *hist_add(struct history *h, struct hist_op what)
 void hist_ack(struct history *h, struct hist_op *op)
 {
 	atomic_store(&op->acked, hist_tick(h));
+}
+
+void hist_fail(struct hist_op *op)
+{
+	atomic_store(&op->failed, true);
 }
 
 uint64_t hist_id(const struct history *h, const struct hist_op *op)
@@ -346,6 +352,8 @@ static bool mark_sector(struct cut *cut, unsigned disk, size_t s, const uint8_t 
 		const struct hist_op *op = op_of(ix, disk, s, i);
 		uint8_t mark = i <= first ? MARK_IN : i > last ? MARK_OUT : 0;
 
+		if (atomic_load(&op->failed))
+			continue;
 		ix->marks[op - ix->h->ops] |= mark;
 		if (mark == MARK_IN && atomic_load(&op->issued) > cut->newest) {
 			cut->newest = atomic_load(&op->issued);

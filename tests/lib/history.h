@@ -12,8 +12,8 @@
  * @issued is set, which comes last, before it is submitted. hist_add() and hist_tick() may be called
  * from any thread, the rest when the load has ended.
  */
-#ifndef TESTS_CRASH_HISTORY_H
-#define TESTS_CRASH_HISTORY_H
+#ifndef TESTS_LIB_HISTORY_H
+#define TESTS_LIB_HISTORY_H
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -37,6 +37,7 @@ struct hist_op {
 	bool fua;
 	_Atomic uint64_t issued; /* when; 0: not yet */
 	_Atomic uint64_t acked;  /* when; 0: not yet */
+	_Atomic bool failed;     /* ended with an error: each of its sectors may be in or out */
 };
 
 struct history {
@@ -55,6 +56,7 @@ uint64_t hist_tick(struct history *h);
 /* Notes an operation that is about to be submitted; NULL when there is no room left. */
 struct hist_op *hist_add(struct history *h, struct hist_op what);
 void hist_ack(struct history *h, struct hist_op *op);
+void hist_fail(struct hist_op *op);
 uint64_t hist_id(const struct history *h, const struct hist_op *op);
 /* The bytes that write @id puts at @offset. */
 void hist_fill(void *buf, unsigned disk, uint64_t id, uint64_t offset, size_t len);
