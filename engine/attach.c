@@ -77,7 +77,10 @@ static void put_layers(struct eng_layer **layers, size_t n)
 	free(layers);
 }
 
-/* Opens the chain under @top, base first; only the top for writing, when @writable. */
+/*
+ * Opens the chain under @top, base first; for writing, when @writable, the top and what a failed cut
+ * froze without saying so: the detach does (settle_frozen()).
+ */
 static int open_chain(struct eng_store *store, const struct fmt_uuid *top, bool writable,
 		      struct fmt_error *err, struct eng_layer ***ret, size_t *count)
 {
@@ -94,7 +97,9 @@ static int open_chain(struct eng_store *store, const struct fmt_uuid *top, bool 
 		return fmt_fail(err, -ENOMEM, "no memory for a chain of %zu layers", n);
 	}
 	for (; i < n && r == 0; i++) {
-		r = eng_store_open_layer(store, &rows[i], writable && i + 1 == n, err, &layers[i]);
+		r = eng_store_open_layer(store, &rows[i],
+					 writable && (i + 1 == n || rows[i].state == CAT_LAYER_ACTIVE),
+					 err, &layers[i]);
 		if (r == 0 && i && !fmt_uuid_equal(&layers[i]->hdr.parent_id, &layers[i - 1]->id))
 			r = fmt_fail(err, -EUCLEAN, "%s: its parent is not the layer below (BD-2)",
 				     layers[i]->path);
@@ -302,7 +307,9 @@ int eng_store_attach(struct eng_store *store, struct eng_queue *queue, const cha
 		return fmt_fail(err, r, "%s: busy with a snapshot or another attach", name);
 	/* The head may have moved while we waited. */
 	r = eng_catalog_get_disk_id(store->catalog, &row.id, &row);
-	if (r == 0)
+	if (r < 0)
+		fmt_fail(err, r, "%s: cannot read the catalog: %s", name, strerror(-r));
+	else
 		r = attach_claimed(entry, queue, &row, flags & ENG_ATTACH_READ_ONLY, err, ret);
 	if (r == 0 && !(flags & ENG_ATTACH_READ_ONLY))
 		eng_store_want_standby(entry);
@@ -341,38 +348,71 @@ static int flush_all(struct eng_disk *disk)
 	return f.req.result;
 }
 
+static uint32_t state_of(struct eng_layer *layer)
+{
+	uint32_t state;
+
+	pthread_mutex_lock(&layer->meta_lock);
+	state = layer->hdr.state;
+	pthread_mutex_unlock(&layer->meta_lock);
+	return state;
+}
+
+struct frozen {
+	uint64_t log_seq;
+	struct eng_stat st;
+};
+
 static void freeze(struct fmt_header *hdr, void *arg)
 {
-	(void)arg;
+	const struct frozen *f = arg;
+
 	hdr->state = FMT_STATE_FROZEN;
 	memset(hdr->boot_id, 0, 16);
 	hdr->journal_nonce = 0;
+	if (hdr->kind == FMT_KIND_OVERLAY) {
+		hdr->log_seq = f->log_seq;
+	} else {
+		hdr->base_bytes = f->st.size;
+		hdr->base_mtime_ns = f->st.mtime_ns;
+	}
+}
+
+/* The header first, then the row; each only where it does not say so yet. */
+static int settle_layer(struct eng_store *store, struct eng_layer *layer)
+{
+	struct frozen f = {.log_seq = layer->log.seq};
+	struct cat_layer row;
+	int r = eng_catalog_get_layer(store->catalog, &layer->id, &row);
+
+	if (r == 0 && state_of(layer) == FMT_STATE_ACTIVE) {
+		if (layer->kind == FMT_KIND_RAW && layer->in_place) /* IB-3 */
+			r = eng_io_fsync(layer->io, layer->file);
+		if (r == 0)
+			r = eng_io_fstat(layer->io, layer->file, &f.st);
+		if (r == 0)
+			r = eng_layer_update(layer, freeze, &f, NULL);
+	}
+	if (r < 0 || row.state == CAT_LAYER_HARDENED || row.state == CAT_LAYER_SEALED)
+		return r;
+	r = eng_catalog_begin(store->catalog);
+	if (r < 0)
+		return r;
+	eng_catalog_set_layer_state(store->catalog, &layer->id, CAT_LAYER_HARDENED);
+	r = eng_catalog_commit(store->catalog, NULL);
+	if (r == 0)
+		eng_store_seal(store, &layer->id, NULL);
+	return r;
 }
 
 /* Layers that a cut froze whose job failed afterwards: durable by the flush, now said so. */
 static int settle_frozen(struct eng_store *store, struct eng_disk *disk)
 {
-	bool active;
 	int r = 0;
 
-	for (uint32_t i = 0; r == 0 && i + 1 < disk->nlayers; i++) {
-		struct eng_layer *layer = disk->layers[i];
-
-		pthread_mutex_lock(&layer->meta_lock);
-		active = layer->hdr.state == FMT_STATE_ACTIVE;
-		pthread_mutex_unlock(&layer->meta_lock);
-		if (!active)
-			continue;
-		r = eng_layer_update(layer, freeze, NULL, NULL);
-		if (r == 0)
-			r = eng_catalog_begin(store->catalog);
-		if (r == 0) {
-			eng_catalog_set_layer_state(store->catalog, &layer->id, CAT_LAYER_HARDENED);
-			r = eng_catalog_commit(store->catalog, NULL);
-		}
-		if (r == 0)
-			eng_store_seal(store, &layer->id, NULL);
-	}
+	for (uint32_t i = 0; r == 0 && i + 1 < disk->nlayers; i++)
+		if (state_of(disk->layers[i]) != FMT_STATE_SEALED)
+			r = settle_layer(store, disk->layers[i]);
 	return r;
 }
 

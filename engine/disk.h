@@ -76,6 +76,7 @@ struct eng_disk {
 	uint64_t map_memory;	       /* bytes; above it, regions of sealed layers are forgotten */
 	uint64_t clock, trim_left;     /* next region to forget; how many are worth a look */
 	bool rolling;
+	unsigned small_flushes; /* recent flushes of a few mappings, 0..FLUSHY_MAX */
 	_Atomic uint64_t max_write_ns; /* longest write since eng_disk_watch() */
 	_Atomic bool watched;
 	_Atomic uint64_t journal_nonce; /* for overlays made while attached; 0: no journal */
@@ -176,6 +177,8 @@ bool eng_space_have(struct eng_disk *disk, struct eng_layer *layer, uint32_t slo
 uint32_t eng_space_take(struct eng_layer *layer, uint32_t slots); /* first slot */
 void eng_space_segment(struct eng_disk *disk, struct eng_layer *layer);
 void eng_space_ahead(struct eng_disk *disk, struct eng_layer *layer);
+/* How many mappings a guest's flush found to log: tells whether writing space ahead pays. */
+void eng_space_note_flush(struct eng_disk *disk, uint32_t mappings);
 /* Retries the stalled writes; with @error they fail. */
 void eng_write_unstall(struct eng_disk *disk, int error);
 /* Forgets regions of sealed layers, @some at most, while the map is above its bound. */

@@ -348,7 +348,7 @@ int eng_store_make_disk(struct eng_store *store, const struct eng_disk_make *mak
 	if (r == 0)
 		r = check_new(&m, err);
 	if (r < 0)
-		return r;
+		goto out;
 	m.data = eng_store_layer_path(store, &m.base.id, "raw");
 	m.sidecar = eng_store_layer_path(store, &m.base.id, "vmr");
 	r = m.data && m.sidecar ? get_data(&m, err) : -ENOMEM;
@@ -368,6 +368,7 @@ int eng_store_make_disk(struct eng_store *store, const struct eng_disk_make *mak
 		if (m.overlay_path)
 			eng_io_unlink(store->io, m.overlay_path);
 	}
+out:
 	if (r < 0 && err && !err->text[0])
 		fmt_fail(err, r, "%s/%s: %s", make->vm, make->name, strerror(-r));
 	free(m.data);

@@ -9,7 +9,8 @@
  *   opened first: device, inode and time of birth are the same, or -ESTALE. (An inode number alone is
  *   soon given to another file.)
  * - The open ones form a ring. A hand goes round and closes the first idle one that was not used since
- *   it last came by: nearly the least recently used, without a list to reorder at every use.
+ *   it last came by: nearly the least recently used, without a list to reorder at every use. One just
+ *   opened has a round before it; files that are used once do not drive out those used often.
  */
 #define _GNU_SOURCE 1
 #include "engine/fdcache.h"
@@ -37,7 +38,7 @@ struct identity {
 
 struct eng_cached {
 	atomic_int users;
-	atomic_bool used; /* since the hand last came by */
+	atomic_bool used; /* again, since it was opened or the hand last came by */
 	int fd;           /* changes only while users is negative */
 	int status;
 	char *path; /* absolute, without links */
@@ -230,7 +231,7 @@ int eng_fdcache_add(int fd, const char *path, int status, struct eng_cached **re
 	file->fd = fd;
 	file->status = status;
 	atomic_init(&file->users, 0);
-	atomic_init(&file->used, true);
+	atomic_init(&file->used, false);
 	pthread_mutex_init(&file->lock, NULL);
 	make_room(1);
 	pthread_mutex_lock(&cache.lock);
@@ -260,9 +261,8 @@ void eng_fdcache_remove(struct eng_cached *file)
 /* The file opened first, or an error. O_NONBLOCK: what is there now may be a FIFO. */
 static int open_same(const struct eng_cached *file)
 {
-	int fd = eng_fdcache_open(file->path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW |
-						      O_NONBLOCK,
-				  0);
+	int fd = eng_fdcache_open(file->path,
+				  O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK, 0);
 	struct identity id;
 	int r;
 
@@ -294,7 +294,6 @@ static int reopen(struct eng_cached *file)
 	}
 	pthread_mutex_lock(&cache.lock);
 	file->fd = fd;
-	atomic_store_explicit(&file->used, true, memory_order_relaxed);
 	ring_add(file);
 	/* Added, not stored: others may be about to see that it was closed. */
 	atomic_fetch_add_explicit(&file->users, 1 - CLOSED, memory_order_release);

@@ -281,6 +281,8 @@ static void round_start(struct eng_disk *disk, struct eng_layer *layer, bool cla
 	layer->pending_count = 0;
 	layer->pending_cap = 0;
 	disk->background++;
+	if (w != &disk->emptying)
+		eng_space_note_flush(disk, round->count);
 	round_next_record(round, true);
 }
 
@@ -347,10 +349,21 @@ static void flush_layer(struct eng_disk *disk, struct eng_layer *layer, struct e
 
 /* --- a flush of the chain --- */
 
+/* FL-9: looked at last: the error may have been another descriptor's, while ours saw none. */
+static int poison_beneath(const struct eng_req *req)
+{
+	const struct eng_disk *disk = req->disk;
+
+	for (uint32_t i = disk->first_undurable; i <= req->flush_last; i++)
+		if (atomic_load(&disk->layers[i]->poisoned))
+			return -ENOTRECOVERABLE;
+	return 0;
+}
+
 static void flush_step(struct eng_req *req)
 {
 	if (req->flush_ordinal > req->flush_last)
-		eng_req_end(req, 0);
+		eng_req_end(req, poison_beneath(req));
 	else
 		flush_layer(req->disk, req->disk->layers[req->flush_ordinal], &req->waiter);
 }

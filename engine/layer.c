@@ -386,7 +386,8 @@ static int open_base(struct eng_layer *layer, const struct eng_layer_open *how,
 static int open_overlay(struct eng_layer *layer, const struct eng_layer_open *how,
 			struct fmt_error *err)
 {
-	int r = eng_io_open(layer->io, how->path, open_flags(how) | ENG_OPEN_NOFOLLOW, &layer->file);
+	unsigned flags = open_flags(how) | ENG_OPEN_NOFOLLOW;
+	int r = eng_io_open(layer->io, how->path, flags, &layer->file);
 
 	if (r < 0)
 		return fmt_fail(err, r, "%s: %s", how->path, strerror(-r));

@@ -98,6 +98,8 @@ struct eng_layer {
 	uint32_t journal_tag;       /* UINT32_MAX: none */
 	uint32_t promised_runs;     /* new mappings of writes in flight */
 	uint32_t chunk_slots;       /* size of the newest extension */
+	uint32_t written_next, written_end; /* slots in space written ahead (SP-6) */
+	bool writing_ahead;
 	bool extending, segmenting; /* asked for, not there yet */
 	struct eng_round *round;    /* flush rounds of this layer, made on first use */
 };

@@ -22,6 +22,7 @@ struct eng_member {
 	bool from_standby;
 	bool attached;  /* pending hangs under tail */
 	bool bounded;   /* the boundary may have been written */
+	bool settled;   /* FROZEN without a boundary, durably (eng_batch_unbound()) */
 	uint32_t index; /* place among the snapshot's disks */
 };
 
@@ -34,7 +35,7 @@ int eng_batch_harden(struct eng_batch *batch, struct eng_member *members, size_t
 /* FROZEN, and the boundary of @snapshot in every member's header (none: a roll). */
 int eng_batch_bound(struct eng_batch *batch, struct eng_member *members, size_t count,
 		    const struct fmt_uuid *snapshot, struct fmt_error *err);
-/* T22: the boundary out again; the layers stay FROZEN, since their successors are members. */
+/* T22: every hardened member FROZEN and without a boundary: their successors are members. */
 int eng_batch_unbound(struct eng_batch *batch, struct eng_member *members, size_t count);
 
 #endif

@@ -128,6 +128,14 @@ static void unmark_member(struct eng_store *store, const struct cat_disk *disk)
 	pthread_mutex_unlock(&store->lock);
 }
 
+static bool is_poisoned(const struct eng_member *m)
+{
+	for (uint32_t i = 0; i < m->entry->unhardened_count; i++)
+		if (atomic_load(&m->entry->unhardened[i]->poisoned))
+			return true;
+	return atomic_load(&m->tail->poisoned);
+}
+
 /* The disk is busy by us: its row may have changed until now, and its head moved. */
 static int open_member(struct eng_snapshot *s, struct eng_member *m, struct fmt_error *err)
 {
@@ -140,9 +148,10 @@ static int open_member(struct eng_snapshot *s, struct eng_member *m, struct fmt_
 		return r;
 	/* A worker that has not looked yet is behind; the chain's end is what counts. */
 	m->tail = eng_layer_get(eng_layer_newest(tail));
-	if (atomic_load(&m->tail->poisoned))
+	eng_entry_forget_hardened(m->entry);
+	if (is_poisoned(m))
 		return fmt_fail(err, -ENOTRECOVERABLE,
-				"%s/%s: a failed flush poisoned its head; reopen the store",
+				"%s/%s: a failed flush poisoned it; reopen the store",
 				m->disk.vm_name, m->disk.name);
 	return 0;
 }
@@ -447,6 +456,8 @@ static void undo(struct eng_snapshot *s)
 			r = eng_catalog_commit(cat, NULL);
 		}
 	}
+	if (r < 0)
+		atomic_store(&s->store->unsettled, true);
 	/* With the rows still there the files stay: recovery takes both away. */
 	for (size_t i = 0; i < s->count && r == 0; i++)
 		if (s->members[i].pending)
@@ -461,18 +472,15 @@ static void move_tails(struct eng_snapshot *s)
 		eng_entry_set_tail(s->members[i].entry, s->members[i].pending);
 }
 
-static void fail_after_cut(struct eng_snapshot *s)
+/* Heads and the end of the snapshot, then headers, then what hangs on these. */
+static int take_back(struct eng_snapshot *s)
 {
 	struct eng_catalog *cat = s->store->catalog;
 	struct cat_snapshot row;
-	int r;
+	int r = eng_catalog_begin(cat), cleared;
 
-	move_tails(s);
-	if (eng_catalog_poisoned(cat))
-		return; /* CU-22: the next open decides, from the boundaries too */
-	r = eng_catalog_begin(cat);
 	if (r < 0)
-		return;
+		return r;
 	for (size_t i = 0; i < s->count; i++)
 		put_head(s, &s->members[i]);
 	if (s->has_snapshot) {
@@ -480,12 +488,33 @@ static void fail_after_cut(struct eng_snapshot *s)
 		eng_catalog_put_snapshot(cat, &row);
 	}
 	r = eng_catalog_commit(cat, NULL);
-	if (r < 0 || eng_batch_unbound(s->batch, s->members, s->count) < 0 || !s->has_snapshot)
-		return; /* the row stays until the boundaries are gone (RV-7) */
-	if (eng_catalog_begin(cat) == 0) {
+	if (r < 0)
+		return r;
+	cleared = eng_batch_unbound(s->batch, s->members, s->count);
+	r = eng_catalog_begin(cat);
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < s->count; i++)
+		if (s->members[i].settled)
+			eng_catalog_set_layer_state(cat, &s->members[i].tail->id,
+						    CAT_LAYER_HARDENED);
+	/* The row stays until the boundaries are gone (RV-7). */
+	if (s->has_snapshot && cleared == 0)
 		eng_catalog_remove_snapshot(cat, &s->spec.id);
-		eng_catalog_commit(cat, NULL);
-	}
+	r = eng_catalog_commit(cat, NULL);
+	return r < 0 ? r : cleared;
+}
+
+static void fail_after_cut(struct eng_snapshot *s)
+{
+	for (size_t i = 0; i < s->count; i++)
+		if (atomic_load(&s->members[i].tail->harden) != ENG_HARDEN_DONE &&
+		    eng_entry_keep_unhardened(s->members[i].entry, s->members[i].tail) < 0)
+			s->members[i].entry->refused = true; /* no create may pass over it */
+	move_tails(s);
+	/* CU-22: with a poisoned catalog the next open decides, from the boundaries too. */
+	if (!eng_catalog_poisoned(s->store->catalog) && take_back(s) < 0)
+		atomic_store(&s->store->unsettled, true);
 }
 
 /* --- prepare --- */
@@ -614,8 +643,12 @@ static int drain(struct eng_snapshot *s, struct fmt_error *err)
 	int first = 0;
 
 	for (size_t i = 0; i < s->count; i++) {
+		struct eng_entry *e = s->members[i].entry;
 		int r = eng_cut_drain(s->cut, s->members[i].tail, deadline);
 
+		for (uint32_t j = 0; r == 0 && j < e->unhardened_count; j++)
+			r = eng_cut_drain(eng_layer_fired(e->unhardened[j]), e->unhardened[j],
+					  deadline);
 		if (r < 0 && first == 0)
 			first = fmt_fail(err, r, "%s/%s: a write from before the cut did not end",
 					 s->members[i].disk.vm_name, s->members[i].disk.name);

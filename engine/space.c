@@ -15,8 +15,11 @@
 #define CHUNK_MIN   256u          /* slots: 1 MiB of 4 KiB blocks */
 #define CHUNK_MAX   (64ull << 20) /* bytes: what is allocated ahead at once, at most */
 #define PENDING_MAX 8192u         /* mappings without a record, where no journal bounds them */
+#define WRITTEN_LEN (512u << 10)  /* bytes written ahead at once */
+#define FEW         16u           /* mappings of a small flush */
+#define FLUSHY      4u            /* small flushes in a row that make it worth while */
 
-enum space_kind { SPACE_SLOTS, SPACE_SEGMENT };
+enum space_kind { SPACE_SLOTS, SPACE_SEGMENT, SPACE_WRITTEN };
 
 struct eng_space_task {
 	struct eng_task task;
@@ -37,12 +40,53 @@ static void note_segments(struct fmt_header *hdr, void *arg)
 	hdr->log_segments = *(uint32_t *)arg;
 }
 
+/* FL-9: a failed sync poisons, whoever asked for it; a failed write before it loses nothing. */
+static int write_synced(struct eng_layer *layer, struct eng_file *file, const void *buf, size_t len,
+			uint64_t offset)
+{
+	int r = eng_io_pwrite(layer->io, file, buf, len, offset);
+
+	if (r < 0)
+		return r;
+	r = eng_io_fdatasync(layer->io, file);
+	if (r < 0)
+		eng_layer_poison(layer, r);
+	return r;
+}
+
+/*
+ * CU-17: through a descriptor of its own. The layer's must not have an error taken from it that the
+ * guest's next flush should see (T16).
+ */
+static int write_zeros(struct eng_space_task *t)
+{
+	struct eng_layer *layer = t->layer;
+	struct eng_file *file = NULL;
+	void *buf = NULL;
+	int r = eng_io_open(layer->io, layer->path,
+			    ENG_OPEN_WRITE | (layer->direct ? ENG_OPEN_DIRECT : 0), &file);
+
+	if (r < 0)
+		return r;
+	if (posix_memalign(&buf, FMT_PAGE, t->len)) {
+		buf = NULL;
+		r = -ENOMEM;
+	} else {
+		memset(buf, 0, t->len);
+		r = write_synced(layer, file, buf, t->len, t->offset);
+		if (r < 0 && t->kind == SPACE_SEGMENT) /* FL-9 */
+			eng_layer_poison(layer, r);
+	}
+	eng_io_close(layer->io, file);
+	free(buf);
+	return r;
+}
+
 /* ML-7: the header may name only segments whose LINK is durable; it lags by one. */
 static int make_segment(struct eng_space_task *t)
 {
 	struct eng_layer *layer = t->layer;
 	uint32_t known;
-	void *buf = NULL;
 	int r = 0;
 
 	pthread_mutex_lock(&layer->meta_lock);
@@ -50,16 +94,7 @@ static int make_segment(struct eng_space_task *t)
 	pthread_mutex_unlock(&layer->meta_lock);
 	if (t->segments > known)
 		r = eng_layer_update(layer, note_segments, &t->segments, NULL);
-	if (r < 0)
-		return r;
-	if (posix_memalign(&buf, FMT_PAGE, t->len))
-		return -ENOMEM;
-	memset(buf, 0, t->len);
-	r = eng_io_pwrite(layer->io, layer->file, buf, t->len, t->offset);
-	if (r == 0)
-		r = eng_io_fdatasync(layer->io, layer->file);
-	free(buf);
-	return r;
+	return r < 0 ? r : write_zeros(t);
 }
 
 static int make_slots(struct eng_space_task *t)
@@ -78,7 +113,11 @@ static void task_space(struct eng_task *task)
 	struct eng_space_task *t = (struct eng_space_task *)((char *)task -
 							     offsetof(struct eng_space_task, task));
 
-	t->result = t->kind == SPACE_SLOTS ? make_slots(t) : make_segment(t);
+	switch (t->kind) {
+	case SPACE_SLOTS: t->result = make_slots(t); break;
+	case SPACE_SEGMENT: t->result = make_segment(t); break;
+	case SPACE_WRITTEN: t->result = write_zeros(t);
+	}
 	t->msg.run = space_made;
 	eng_queue_post(t->disk->queue, &t->msg);
 }
@@ -91,6 +130,26 @@ static bool log_is_ours(struct eng_layer *layer)
 	return !eng_layer_fired(layer) || atomic_load(&layer->inflight) || !eng_flush_quiet(layer);
 }
 
+static void segment_made(struct eng_disk *disk, struct eng_layer *layer,
+			 const struct eng_space_task *t)
+{
+	layer->segmenting = false;
+	if (t->result == 0 && log_is_ours(layer)) {
+		layer->log.next = t->offset;
+		layer->log.next_len = t->len;
+	}
+	eng_flush_continue(disk, layer, t->result);
+}
+
+static void written_made(struct eng_layer *layer, const struct eng_space_task *t)
+{
+	layer->writing_ahead = false;
+	if (t->result < 0)
+		return;
+	layer->written_next = t->slots;
+	layer->written_end = t->slots + (uint32_t)(t->len >> layer->block_bits);
+}
+
 static void space_made(struct eng_msg *msg)
 {
 	struct eng_space_task *t = (struct eng_space_task *)((char *)msg -
@@ -99,17 +158,14 @@ static void space_made(struct eng_msg *msg)
 	struct eng_layer *layer = t->layer;
 	int r = t->result;
 
-	if (t->kind == SPACE_SLOTS) {
+	switch (t->kind) {
+	case SPACE_SLOTS:
 		layer->extending = false;
 		if (r == 0)
 			layer->slots_ready = t->slots;
-	} else {
-		layer->segmenting = false;
-		if (r == 0 && log_is_ours(layer)) {
-			layer->log.next = t->offset;
-			layer->log.next_len = t->len;
-		}
-		eng_flush_continue(disk, layer, r);
+		break;
+	case SPACE_SEGMENT: segment_made(disk, layer, t); break;
+	case SPACE_WRITTEN: written_made(layer, t); r = 0; /* it was only meant to help */
 	}
 	free(t);
 	disk->background--;
@@ -183,10 +239,20 @@ static int make_next_segment(struct eng_disk *disk, struct eng_layer *layer)
 	return r;
 }
 
+static bool written_has(const struct eng_layer *layer, uint32_t slots)
+{
+	return layer->written_end - layer->written_next >= slots;
+}
+
 uint32_t eng_space_take(struct eng_layer *layer, uint32_t slots)
 {
 	uint32_t slot = layer->next_slot;
 
+	if (slots && written_has(layer, slots)) {
+		slot = layer->written_next;
+		layer->written_next += slots;
+		return slot;
+	}
 	assert(slots <= layer->slots_ready - slot);
 	layer->next_slot += slots;
 	return slot;
@@ -232,6 +298,34 @@ void eng_space_segment(struct eng_disk *disk, struct eng_layer *layer)
 		eng_flush_continue(disk, layer, r);
 }
 
+void eng_space_note_flush(struct eng_disk *disk, uint32_t mappings)
+{
+	if (mappings > FEW)
+		disk->small_flushes = 0;
+	else if (mappings && disk->small_flushes < FLUSHY)
+		disk->small_flushes++;
+}
+
+/*
+ * SP-6: a flush after a write into allocated but unwritten space makes the file system write its
+ * extents, too, which is most of what the flush costs. A disk that flushes every few writes gets slots
+ * in space written beforehand; others would pay twice the bytes for nothing.
+ */
+static void write_ahead(struct eng_disk *disk, struct eng_layer *layer)
+{
+	uint32_t slots = WRITTEN_LEN >> layer->block_bits;
+	struct eng_space_task t = {.kind = SPACE_WRITTEN};
+
+	if (disk->small_flushes < FLUSHY || layer->writing_ahead || written_has(layer, slots / 4) ||
+	    layer->next_slot + slots + segment_slots(layer) > layer->slots_ready)
+		return;
+	layer->written_end = layer->written_next; /* what is left is too little to matter */
+	t.slots = eng_space_take(layer, slots);
+	t.offset = eng_layer_slot_offset(layer, t.slots);
+	t.len = (uint64_t)slots << layer->block_bits;
+	layer->writing_ahead = submit(disk, layer, &t) == 0;
+}
+
 /* T6: rolls start at half the bound; at the whole bound a prepared cut gives way. */
 static void roll_ahead(struct eng_disk *disk, struct eng_layer *head)
 {
@@ -264,6 +358,7 @@ void eng_space_ahead(struct eng_disk *disk, struct eng_layer *layer)
 	if (disk->journal ? eng_journal_room(disk->journal) < ENG_JOURNAL_ENTRIES / 2
 			  : layer->pending_count > PENDING_MAX / 2)
 		eng_flush_background(disk);
+	write_ahead(disk, layer);
 	eng_build_trim(disk, 1);
 	if (disk->ops && layer == disk->head)
 		roll_ahead(disk, layer);

@@ -191,7 +191,8 @@ static void store_free(struct eng_store *store)
 	for (struct eng_entry *e = store->entries, *next; e; e = next) {
 		next = e->next;
 		eng_entry_drop_standby(e);
-		eng_layer_put(e->tail);
+		eng_entry_set_tail(e, NULL);
+		free(e->unhardened);
 		free(e);
 	}
 	eng_catalog_close(store->catalog);
@@ -276,7 +277,7 @@ int eng_store_close(struct eng_store *store)
 	store->pool = NULL;
 	eng_catalog_keep_reserve(store->catalog);
 	/* A disk that could not be detached cleanly needs the next open's recovery. */
-	if (!refused && !eng_catalog_poisoned(store->catalog))
+	if (!refused && !atomic_load(&store->unsettled) && !eng_catalog_poisoned(store->catalog))
 		eng_catalog_fact_set(store->catalog, "clean", "1");
 	store_free(store);
 	return 0;
@@ -425,4 +426,36 @@ void eng_entry_set_tail(struct eng_entry *entry, struct eng_layer *layer)
 
 	entry->tail = layer ? eng_layer_get(layer) : NULL;
 	eng_layer_put(old);
+	if (layer)
+		return;
+	for (uint32_t i = 0; i < entry->unhardened_count; i++)
+		eng_layer_put(entry->unhardened[i]);
+	entry->unhardened_count = 0;
+}
+
+int eng_entry_keep_unhardened(struct eng_entry *entry, struct eng_layer *layer)
+{
+	struct eng_layer **p = realloc(entry->unhardened,
+				       (entry->unhardened_count + 1) * sizeof(struct eng_layer *));
+
+	if (!p)
+		return -ENOMEM;
+	entry->unhardened = p;
+	p[entry->unhardened_count++] = eng_layer_get(layer);
+	return 0;
+}
+
+void eng_entry_forget_hardened(struct eng_entry *entry)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < entry->unhardened_count; i++) {
+		struct eng_layer *layer = entry->unhardened[i];
+
+		if (atomic_load(&layer->harden) == ENG_HARDEN_DONE)
+			eng_layer_put(layer);
+		else
+			entry->unhardened[n++] = layer;
+	}
+	entry->unhardened_count = n;
 }

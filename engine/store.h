@@ -36,6 +36,9 @@ struct eng_entry {
 	struct fmt_uuid id;
 	struct eng_layer *tail;    /* newest member of the chain, opened when first needed */
 	struct eng_layer *standby; /* overlay made ahead for @tail, durable; or NULL */
+	/* Frozen beneath @tail by cuts that failed before they hardened it, oldest first (CU-15). */
+	struct eng_layer **unhardened;
+	uint32_t unhardened_count;
 	struct eng_disk *disk;     /* attached read-write, or NULL */
 	bool busy;
 	bool in_cut;			/* a create has it, or waits for it */
@@ -62,6 +65,7 @@ struct eng_store {
 	struct eng_task checkpoint_task, standby_task;
 	bool standby_coming; /* lock */
 	bool checkpoint_coming;    /* lock */
+	_Atomic bool unsettled;    /* a cut's rows could not be taken back: the next open recovers */
 	struct eng_snapshot *cuts; /* creates from their check to their end (CU-4) */
 	uint64_t journal_key;      /* of this directory: a copied store has another */
 };
@@ -99,6 +103,9 @@ void eng_entry_release(struct eng_entry *entry);
 int eng_entry_tail(struct eng_entry *entry, const struct cat_disk *row, struct fmt_error *err,
 		   struct eng_layer **ret);
 void eng_entry_set_tail(struct eng_entry *entry, struct eng_layer *layer); /* takes a reference */
+/* Notes a frozen layer that no create may pass over before it is hardened; forgets those that are. */
+int eng_entry_keep_unhardened(struct eng_entry *entry, struct eng_layer *layer);
+void eng_entry_forget_hardened(struct eng_entry *entry);
 
 /* --- attach (attach.c) --- */
 enum {

@@ -339,8 +339,10 @@ static bool is_poisoned(const struct eng_req *req)
 {
 	const struct eng_disk *disk = req->disk;
 
-	return atomic_load(&req->layer->poisoned) ||
-	       atomic_load(&disk->layers[disk->first_undurable]->poisoned);
+	for (uint32_t i = disk->first_undurable; i < req->ordinal; i++)
+		if (atomic_load(&disk->layers[i]->poisoned))
+			return true;
+	return atomic_load(&req->layer->poisoned);
 }
 
 static void write_issue(struct eng_req *req)

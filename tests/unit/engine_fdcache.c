@@ -35,7 +35,6 @@ static void teardown(void)
 {
 	for (unsigned i = 0; i < FILES; i++)
 		eng_io_close(tmp.io, files[i]);
-	cr_expect_eq(eng_fdcache_open_count(), 0);
 	tmp_fini(&tmp);
 }
 
@@ -231,7 +230,7 @@ Test(engine_fdcache, what_is_used_often_stays_open)
 		closed += !eng_fdcache_is_open(files[0]->cached);
 		cr_expect(reads_right(0));
 	}
-	cr_expect_leq(closed, FILES / LIMIT, "the hand took it %u times", closed);
+	cr_expect_eq(closed, 0, "%u times", closed);
 }
 
 /* IO-9 */
@@ -323,6 +322,7 @@ static void expect_error(int error)
 	cr_expect_eq(eng_io_next_data(tmp.io, files[0], 0, &data, &hole), error);
 	expect_ring(0, error);
 	cr_expect(reads_right(1), "of that file only");
+	cr_expect_eq(eng_fdcache_open_count(), 1, "what could not be opened takes no room");
 }
 
 /* IO-9 */
@@ -468,8 +468,9 @@ Test(engine_fdcache, threads_read_more_files_than_may_be_open)
 
 /* --- a chain --- */
 
-#define DEPTH 300u
-#define BLOCK 4096u
+#define DEPTH     300u
+#define WITH_DATA 4u /* every fourth layer holds a block: the building takes its time */
+#define BLOCK     4096u
 
 /* IO-9: the kernel's own limit, too low for the chain, lets every layer be read. */
 Test(engine_fdcache, a_chain_is_longer_than_the_limit_of_open_files)
@@ -490,6 +491,8 @@ Test(engine_fdcache, a_chain_is_longer_than_the_limit_of_open_files)
 					      i ? tmp_path(&tmp, names[(i + 1) % 2]) : NULL,
 					      i ? 0 : DEPTH * BLOCK, &err),
 			     0, "%u: %s", i, err.text);
+		if (i % WITH_DATA)
+			continue;
 		cr_assert_eq(eng_image_open(tmp.io, tmp_path(&tmp, names[i % 2]), NULL, true, &err,
 					    &image),
 			     0, "%u: %s", i, err.text);
@@ -505,7 +508,7 @@ Test(engine_fdcache, a_chain_is_longer_than_the_limit_of_open_files)
 	for (unsigned i = 0; i < 2 * DEPTH; i++) {
 		unsigned n = i * 7 % DEPTH;
 
-		memset(block, (int)(n % 255 + 1), BLOCK);
+		memset(block, n % WITH_DATA ? 0 : (int)(n % 255 + 1), BLOCK);
 		cr_assert_eq(eng_image_read(image, got, BLOCK, n * BLOCK, &err), 0, "layer %u: %s",
 			     n, err.text);
 		cr_expect_eq(memcmp(block, got, BLOCK), 0, "layer %u", n);

@@ -329,8 +329,10 @@ static void end_poisoned(void)
 {
 	struct shot s;
 
-	cr_expect_eq(shot_check("c", "x", SECOND, &s), -ENOTRECOVERABLE,
-		     "FL-9: creates end with 5");
+	if (shot_check("c", "x", SECOND, &s) != -ENOTRECOVERABLE) {
+		cr_expect_fail("FL-9: a create was begun");
+		eng_snapshot_destroy(s.snap);
+	}
 	cr_expect_eq(eng_store_detach(disk[0]), -ENOTRECOVERABLE);
 	close_store();
 	open_store();
@@ -406,18 +408,18 @@ Test(engine_flush, failed_sync_of_a_log_segment_fails_flushes)
 	struct eng_layer *head = begin_on_overlay();
 	struct eng_fault_rule rule = {.ops = ENG_FAULT_FDATASYNC,
 				      .path = strrchr(head->path, '/'),
+				      .sticky = true,
 				      .error = -EIO};
-	int n;
+	int r = 0;
 
-	n = eng_fault_add(fault, &rule);
-	for (unsigned i = 0; i < 200 && !eng_fault_struck(fault, n); i++) {
-		must(do_write(0, 3, (i % 100 * 2 + 20) * BLOCK, BLOCK) == 0);
-		must(do_op(0, ENG_DISCARD, 0, (i % 100 * 2 + 20) * BLOCK, BLOCK) == 0);
-		cr_expect_eq(do_flush(0), eng_fault_struck(fault, n) ? -ENOTRECOVERABLE : 0,
-			     "flush %u", i);
+	must(eng_fault_add(fault, &rule) >= 0);
+	for (unsigned i = 0; i < 100 && r == 0; i++) {
+		r = do_write(0, 3, (i * 2 + 20) * BLOCK, BLOCK);
+		if (r == 0)
+			r = do_flush(0);
 	}
-	cr_assert_eq(eng_fault_struck(fault, n), 1u, "no segment was made");
-	cr_expect_eq(do_flush(0), -ENOTRECOVERABLE);
+	cr_expect_eq(r, -ENOTRECOVERABLE);
+	eng_fault_clear(fault);
 	expect_poisoned();
 	end_poisoned();
 }
@@ -425,27 +427,17 @@ Test(engine_flush, failed_sync_of_a_log_segment_fails_flushes)
 /* FL-9, I22: poison beneath is looked at last. */
 Test(engine_flush, flush_sees_the_poison_that_came_while_it_synced)
 {
-	struct eng_layer *frozen = begin_on_overlay();
+	struct eng_layer *head = begin_on_overlay();
 	struct ask *flush;
-	struct shot s;
 	int rule;
 
 	must(do_write(0, 3, BLOCK, BLOCK) == 0);
-	shot_start(&s, "s", ENG_SNAPSHOT_CUT);
-	turn_until(atomic_load(&s.phase) == ENG_SNAPSHOT_CUT);
-	must(do_write(0, 4, 4 * BLOCK, BLOCK) == 0);
 	rule = hold_record();
-	flush = ask_flush(0); /* hardens the frozen layer first */
+	flush = ask_flush(0);
 	turn_until(hold_held(rule) == 1);
-	hold_release(rule);
-	rule = hold_record();
-	turn_until(hold_held(rule) == 1);
-	eng_layer_poison(frozen, -EIO);
+	eng_layer_poison(head, -EIO); /* as a failed sync of the pool's does */
 	hold_release(rule);
 	cr_expect_eq(ask_end(flush), -ENOTRECOVERABLE);
-	shot_go(&s);
-	shot_end(&s);
-	eng_store_detach(disk[0]);
-	close_store();
-	finish();
+	expect_poisoned();
+	end_poisoned();
 }

@@ -77,6 +77,15 @@ static inline bool was_found(const char *rule, enum fsck_severity severity)
 	return false;
 }
 
+/* For problems that share a rule with others. */
+static inline bool was_said(const char *words)
+{
+	for (size_t i = 0; i < finding_count && i < FINDINGS_MAX; i++)
+		if (strstr(findings[i].message, words))
+			return true;
+	return false;
+}
+
 /* Leaks and corruption, and notes but for slots that came to nothing, which any layer may have. */
 static inline size_t faults(void)
 {

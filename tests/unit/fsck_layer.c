@@ -245,6 +245,46 @@ Test(fsck_layer, maps_of_many_shapes_agree_with_their_index)
 	}
 }
 
+static void edit_unsealed(struct fmt_header *hdr, void *arg)
+{
+	(void)arg;
+	hdr->state = FMT_STATE_FROZEN;
+}
+
+/* LH-12 */
+Test(fsck_layer, a_layer_that_was_sealed_and_is_not_is_found)
+{
+	build_as(SEALED);
+	cr_assert_eq(eng_layer_update(layer, edit_unsealed, NULL, NULL), 0);
+	assert_found(io, path, "LH-12", FSCK_CORRUPT);
+}
+
+/* SP-5, CK-6, CS-3 */
+Test(fsck_layer, slots_that_nothing_names_are_noted_when_a_layer_is_sealed)
+{
+	uint8_t page[FMT_PAGE];
+	struct fmt_header h;
+
+	make_layer((struct shape){.block_bits = 12, .slots = 300, .blocks = 100});
+	put_data(3, 4);
+	layer->next_slot += 5; /* writes that failed */
+	put_data(50, 4);
+	freeze();
+	cr_assert_eq(check(io, path), 0);
+	cr_assert_eq(finding_count, 0, "%s", all_findings());
+	seal();
+	assert_found(io, path, "SP-5", FSCK_NOTE);
+	cr_assert_eq(finding_count, 1, "%s", all_findings());
+	cr_assert_eq(findings[0].leaked_bytes, 5 * 4096);
+	newest_header(path, &h);
+	file_read(path, page, sizeof(page), h.csum_offset);
+	put_le64(page + ENTRY(6, 8), 77);
+	refit_page(page, h.salt, h.csum_offset);
+	file_write(path, page, sizeof(page), h.csum_offset);
+	check(io, path);
+	cr_assert(was_found("CS-3", FSCK_NOTE), "%s", all_findings());
+}
+
 /* SP-4 */
 Test(fsck_layer, bytes_past_the_disks_end_are_found)
 {
@@ -483,7 +523,7 @@ static void flip_bits(enum image image)
 	layer = NULL;
 	find_places(&p);
 	srand(1);
-	for (unsigned i = 0; i < 3000; i++) {
+	for (unsigned i = 0; i < 1500; i++) {
 		uint64_t at = random_place(&p);
 		bool unread = is_unread(at, &p);
 
@@ -531,7 +571,7 @@ Test(fsck_layer, hostile_bytes_under_good_checksums_end_in_findings)
 	file_copy(path, sound);
 	find_places(&p);
 	srand(7);
-	for (unsigned i = 0; i < 1500; i++) {
+	for (unsigned i = 0; i < 800; i++) {
 		static const enum part parts[] = {HEADER, HEADER, OLD_HEADER, RECORD,
 						  LINK,   LEAF,   INNER,      CSUMS};
 		struct damage d = {.part = parts[rand() % 8], .bytes = rand() % 2 ? 4 : 8};

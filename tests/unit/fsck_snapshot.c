@@ -64,6 +64,7 @@ Test(fsck_snapshot, a_pending_layer_without_a_file_is_left_to_recovery)
 	make_store();
 	add_pending(false);
 	assert_found(io, store_dir, "RV-4", FSCK_LEAK);
+	cr_assert(was_said("has no file"), "%s", all_findings());
 	set_clean(false);
 	assert_found(io, store_dir, "RV-4", FSCK_NOTE);
 	open_store();
@@ -116,6 +117,25 @@ Test(fsck_snapshot, snapshots_that_are_none_are_left_to_recovery)
 	close_store();
 	assert_sound(io, store_dir);
 	cr_assert_eq(summary.snapshots, 1);
+}
+
+static void row_of_no_snapshot(struct cat_layer *row)
+{
+	memset(&row->snapshot, 0, sizeof(row->snapshot));
+}
+
+/* BD-3, T22: recovery clears it before the layer is written. */
+Test(fsck_snapshot, a_boundary_of_an_intent_is_left_to_recovery)
+{
+	make_store();
+	edit_snapshot(snapshot_intent);
+	edit_row(1, row_of_no_snapshot);
+	assert_found(io, store_dir, "BD-3", FSCK_CORRUPT);
+	set_clean(false);
+	assert_found(io, store_dir, "BD-3", FSCK_NOTE);
+	open_store();
+	close_store();
+	assert_sound(io, store_dir);
 }
 
 /* BD-3, T22: its row is gone, its boundaries are not. */
@@ -174,6 +194,7 @@ Test(fsck_snapshot, a_snapshot_on_another_layer_is_found)
 	}
 	close_catalog(cat);
 	assert_found(io, store_dir, "CU-18", FSCK_CORRUPT);
+	cr_assert(was_said("no layer of its own"), "%s", all_findings());
 	cr_assert(was_found("BD-2", FSCK_CORRUPT), "%s", all_findings());
 	free(members);
 	free(rows);

@@ -189,7 +189,31 @@ Test(fsck_store, damaged_pages_of_the_catalog_are_found)
 	assert_sound(io, store_dir);
 }
 
+/* CT-3 */
+Test(fsck_store, a_catalog_of_no_store_is_found)
+{
+	struct eng_catalog *cat;
+
+	make_store();
+	cat = open_catalog();
+	ok(eng_catalog_commit(cat, &err));
+	ok(eng_catalog_fact_set(cat, "store_id", "mine"));
+	eng_catalog_close(cat);
+	assert_found(io, store_dir, "CT-3", FSCK_CORRUPT);
+}
+
 /* --- files and rows --- */
+
+/* LH-2 */
+Test(fsck_store, a_file_of_another_kind_is_found)
+{
+	char sidecar[400];
+
+	make_store();
+	snprintf(sidecar, sizeof(sidecar), "%s", layer_file(0));
+	file_copy(sidecar, layer_file(1));
+	assert_found(io, store_dir, "LH-2", FSCK_CORRUPT);
+}
 
 /* RV-9 */
 Test(fsck_store, a_missing_file_is_found)
@@ -272,6 +296,7 @@ Test(fsck_store, a_chain_that_does_not_rise_is_found)
 	make_store();
 	edit_row(1, row_generation);
 	assert_found(io, store_dir, "CT-11", FSCK_CORRUPT);
+	cr_assert(was_said("the chain is broken"), "%s", all_findings());
 }
 
 /* BY-4 */
