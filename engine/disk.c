@@ -241,6 +241,7 @@ static void msg_hardened(struct eng_msg *msg)
 		next = w->next;
 		w->wake(w, -EAGAIN);
 	}
+	eng_flush_hardened(disk);
 }
 
 void eng_disk_post_hardened(struct eng_disk *disk)

@@ -98,6 +98,13 @@ static void drop_journal(struct eng_disk *disk)
 	eng_journal_drop(disk->journal, upto);
 }
 
+void eng_flush_hardened(struct eng_disk *disk)
+{
+	drop_journal(disk);
+	if (disk->stalled)
+		eng_write_unstall(disk, 0);
+}
+
 static void round_end(struct eng_round *round)
 {
 	struct eng_disk *disk = round->disk;

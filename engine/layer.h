@@ -97,6 +97,7 @@ struct eng_layer {
 	uint64_t first_uncovered; /* oldest journal number in no record and no round; 0: none */
 	uint32_t journal_tag;       /* UINT32_MAX: none */
 	uint32_t promised_runs;     /* new mappings of writes in flight */
+	uint32_t promised_writes;   /* ... of so many writes */
 	uint32_t chunk_slots;       /* size of the newest extension */
 	uint32_t written_next, written_end; /* slots in space written ahead (SP-6) */
 	bool writing_ahead;

@@ -259,15 +259,17 @@ uint32_t eng_space_take(struct eng_layer *layer, uint32_t slots)
 }
 
 /*
- * T15: log bytes that must be free before @runs more mappings may be promised: every promised mapping
- * might be flushed alone, the published ones go together, and each segment ends in a LINK.
+ * T15: log bytes that must be free before one more write may be promised @runs mappings: every promised
+ * write might be flushed alone, the published ones go together, and each segment ends in a LINK. What
+ * one write can need fits a fresh segment, so that it never waits in vain.
  */
 static uint64_t log_need(const struct eng_layer *layer, uint32_t runs)
 {
-	uint64_t granule = layer->log_granule;
+	uint64_t all = (uint64_t)layer->promised_runs + runs + layer->pending_count;
 
-	return granule * (layer->promised_runs + runs + 4) +
-	       sizeof(struct fmt_run_disk) * (uint64_t)layer->pending_count;
+	/* A record's own bytes and its padding are less than two granules. */
+	return layer->log_granule * (2ull * (layer->promised_writes + 1) + 4) +
+	       sizeof(struct fmt_run_disk) * all;
 }
 
 bool eng_space_have(struct eng_disk *disk, struct eng_layer *layer, uint32_t slots, uint32_t runs,

@@ -86,6 +86,7 @@ static void release(struct eng_req *req)
 {
 	struct eng_layer *layer = req->layer;
 
+	layer->promised_writes -= req->journal_promised != 0;
 	layer->promised_runs -= req->journal_promised;
 	req->disk->journal_reserved -= req->journal_promised;
 	req->journal_promised = 0;
@@ -96,6 +97,16 @@ static void release(struct eng_req *req)
 		eng_layer_leave(layer);
 }
 
+/* What waits for log or journal room may have waited for this very write: a round frees its room. */
+static void wake_stalled(struct eng_disk *disk)
+{
+	if (!disk->stalled)
+		return;
+	eng_flush_background(disk);
+	if (!disk->is_emptying)
+		eng_write_unstall(disk, 0);
+}
+
 /* Sub-requests (edges of a write-zeroes) report to their parent; their layer and lock are its. */
 static void write_end(struct eng_req *req)
 {
@@ -103,6 +114,7 @@ static void write_end(struct eng_req *req)
 	bool fua = req->flags & ENG_REQ_FUA && req->result == 0 && !req->parent;
 
 	release(req);
+	wake_stalled(disk);
 	if (fua)
 		eng_flush_chain(disk, req);
 	else
@@ -280,6 +292,7 @@ static bool promise(struct eng_req *req, uint32_t slots, uint32_t runs)
 		if (r == 0) {
 			req->journal_promised = runs;
 			layer->promised_runs += runs;
+			layer->promised_writes += runs != 0;
 			disk->journal_reserved += runs;
 			return true;
 		}

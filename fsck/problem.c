@@ -98,7 +98,7 @@ static const struct {
 	[PR_PARENT_HASH] = {"SL-4", C, C, "the parent is not the layer that this one was made on"},
 	[PR_HEAD_MISSING] = {"CT-5", C, C, "the disk has no head"},
 	[PR_HEAD_BEHIND] = {"CU-19", C, C, "the disk's head is not the top of its chain"},
-	[PR_HEAD_STATE] = {"CU-18", C, C, "the disk's head is not active in the catalog"},
+	[PR_HEAD_STATE] = {"CU-18", C, N, "the disk's head is not active in the catalog"},
 	[PR_HEAD_FROZEN] = {"LH-12", C, N, "the disk's head is frozen"},
 	[PR_SIZE_SMALLER] = {"AT-6", C, C, "the layer is smaller than its disk"},
 	[PR_SIZE_LARGER] = {"AT-6", N, N, "a resize did not commit"},

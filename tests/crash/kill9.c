@@ -24,11 +24,11 @@
 #include "engine/io_record.h"
 #include "tests/crash/rig.h"
 
-#define TESTS	       2
-#define ROUNDS_MIN     50
-#define STORE_ROUNDS   25 /* then a new store: every snapshot keeps a megabyte a disk */
-#define OPS	       20000
-#define KNOWN_MAX      (STORE_ROUNDS * RIG_SNAPS)
+#define TESTS        2
+#define ROUNDS_MIN   50
+#define STORE_ROUNDS 25 /* then a new store: every snapshot keeps a megabyte a disk */
+#define OPS          20000
+#define KNOWN_MAX    (STORE_ROUNDS * RIG_SNAPS)
 
 /* A snapshot that was found whole: it never changes again. */
 struct known {
@@ -72,17 +72,24 @@ static void child(struct bed *bed, uint64_t seed, bool load)
 	struct fmt_error err = {{0}};
 	struct eng_store *store;
 	struct rig rig = {
-		.io = bed->io, .dir = bed->store, .options = bed->options, .log = bed->log,
-		.seed = seed, .depth = 8 + (unsigned)(seed % 9), .pause_us = 12000, .extras = 0,
-		.flushes = (unsigned)(seed >> 8 & 31), .detaches = 8,
+		.io = bed->io,
+		.dir = bed->store,
+		.options = bed->options,
+		.log = bed->log,
+		.seed = seed,
+		.depth = 8 + (unsigned)(seed % 9),
+		.pause_us = 12000,
+		.extras = 0,
+		.flushes = (unsigned)(seed >> 8 & 31),
+		.detaches = 8,
 	};
 
-	if (!load) {	/* only the recovery, which is killed too */
+	if (!load) { /* only the recovery, which is killed too */
 		if (eng_store_open(bed->io, bed->store, &bed->options, &err, &store) == 0)
 			eng_store_close(store);
 		_exit(0);
 	}
-	for (unsigned i = 1;; i++) {	/* opens and closes on the way */
+	for (unsigned i = 1;; i++) { /* opens and closes on the way */
 		rig.ops = (size_t)(i * (200 + rig_random(&seed) % 2000));
 		if (rig.ops > OPS)
 			rig.ops = OPS;
@@ -143,8 +150,7 @@ static void check_disks(struct bed *bed, struct rig_view *view, const struct his
 		int r = rig_view_read(view, rig_disk_name(d), bed->now[d], rig_size(d), &err);
 
 		CHECK(bed, r == 0, "%s: %d, %s", rig_disk_name(d), r, err.text);
-		CHECK(bed,
-		      hist_check_disk(ix, d, bed->now[d], HIST_KILLED, HIST_NEVER, NULL, why),
+		CHECK(bed, hist_check_disk(ix, d, bed->now[d], HIST_KILLED, HIST_NEVER, NULL, why),
 		      "%s: %s", rig_disk_name(d), why);
 	}
 }
@@ -216,8 +222,8 @@ static void check_snapshots(struct bed *bed, struct rig_view *view, const struct
 
 	CHECK(bed, eng_catalog_list_snapshots(cat, NULL, &rows, &count) == 0, "listing");
 	for (size_t i = 0; i < count; i++)
-		CHECK(bed, rows[i].state == CAT_SNAPSHOT_COMPLETE, "%s is in state %u after recovery",
-		      rows[i].name, rows[i].state);
+		CHECK(bed, rows[i].state == CAT_SNAPSHOT_COMPLETE,
+		      "%s is in state %u after recovery", rows[i].name, rows[i].state);
 	for (unsigned i = 0; i < n; i++) {
 		const struct rig_snap *s = &bed->log->snaps[i];
 		bool there = false;
@@ -228,8 +234,11 @@ static void check_snapshots(struct bed *bed, struct rig_view *view, const struct
 		CHECK(bed, there || !atomic_load(&s->done), "%s completed and is gone", s->name);
 		CHECK(bed, !there || !atomic_load(&s->failed), "%s failed and is there", s->name);
 		if (eng_catalog_get_job(cat, &s->job, &job) == 0)
-			CHECK(bed, job.state == (there ? 7 : atomic_load(&s->failed) ? job.state : 10) &&
-				   job.ended_ns && (job.state == 7 || job.error_text[0]),
+			CHECK(bed,
+			      job.state == (there                     ? 7
+					    : atomic_load(&s->failed) ? job.state
+								      : 10) &&
+				      job.ended_ns && (job.state == 7 || job.error_text[0]),
 			      "job of %s (%s) is in state %u, error %u \"%s\"", s->name,
 			      there ? "there" : "not there", job.state, job.error_code,
 			      job.error_text);
@@ -237,7 +246,8 @@ static void check_snapshots(struct bed *bed, struct rig_view *view, const struct
 			check_new(bed, view, ix, s);
 	}
 	for (size_t i = 0; i < count; i++)
-		CHECK(bed, is_known(bed, rows[i].name), "snapshot %s: nobody made it", rows[i].name);
+		CHECK(bed, is_known(bed, rows[i].name), "snapshot %s: nobody made it",
+		      rows[i].name);
 	CHECK(bed, count == old + seen, "%zu snapshots, expected %u of before and %u of now", count,
 	      old, seen);
 	for (unsigned i = 0; old && i < 2; i++)
@@ -264,7 +274,8 @@ static void new_store(struct bed *bed)
 
 	if (bed->round)
 		cr_assert_eq(eng_record_remove_tree(bed->store), 0);
-	CHECK(bed, rig_make_store(bed->io, bed->store, x, &err) == 0, "making the store: %s", err.text);
+	CHECK(bed, rig_make_store(bed->io, bed->store, x, &err) == 0, "making the store: %s",
+	      err.text);
 	for (unsigned d = 0; d < RIG_DISKS; d++)
 		memset(bed->base[d], 0, rig_size(d));
 	bed->known_count = 0;
@@ -369,8 +380,8 @@ static void run(bool buffered)
 	fprintf(stderr,
 		"kill9 %s: %u rounds in %.1f s, %u requests, %u snapshots, %u killed before the first "
 		"request\n",
-		buffered ? "buffered" : "direct", bed.round, now() - start, bed.acked, bed.snapshots,
-		bed.killed_early);
+		buffered ? "buffered" : "direct", bed.round, now() - start, bed.acked,
+		bed.snapshots, bed.killed_early);
 	cr_expect_gt(bed.acked, 1000, "the load did next to nothing");
 	cr_expect_gt(bed.snapshots, 0, "no snapshot was made");
 	bed_fini(&bed);

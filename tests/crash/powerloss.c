@@ -26,56 +26,12 @@
 #include <xxhash.h>
 
 #include "engine/io_record_log.h"
-#include "fsck/fsck.h"
-#include "tests/crash/rig.h"
+#include "tests/crash/crashed.h"
 
-#define OPS	    4000 /* requests of a load, in three parts with a close between */
-#define REPLAYS	    600	 /* of one load */
-#define WORKERS	    2	 /* processes that replay */
-#define REPLAYS_MIN 200	 /* of the whole test */
-#define HANG	    120	 /* seconds for one replay */
-
-/* A snapshot as it was when the load had ended. */
-struct whole {
-	uint64_t hash[RIG_DISKS];
-	uint32_t *floor[HIST_DISKS]; /* versions that it holds, a sector each */
-	bool there;
-};
-
-struct recording {
-	uint64_t seed;
-	bool tmpfs;
-	char root[96], store[112], shm[64];
-	struct eng_io *io;
-	struct eng_record *rec;
-	struct rig_log *log;
-	struct hist_index *ix;
-	struct whole snaps[RIG_SNAPS];
-	uint64_t *hot; /* events around which things go wrong */
-	size_t hot_count;
-	uint64_t events;
-};
-
-struct cut {
-	uint64_t index, seed;
-};
-
-/* Shared with the parent. */
-struct progress {
-	_Atomic uint64_t index, seed, replays, recoveries, opens;
-	char why[1600], kept[128];
-};
-
-/* A tree that a power loss left, and what may be in it. */
-struct kase {
-	const struct recording *r;
-	struct eng_record *rec; /* whose log was cut: the load's, or a recovery's */
-	struct cut at;		/* in that log */
-	uint64_t when;		/* in the load's */
-	uint64_t rng;
-	char dir[96], store[112], shm[112];
-	struct progress *progress;
-};
+#define REPLAYS     600 /* of one load */
+#define WORKERS     2   /* processes that replay */
+#define REPLAYS_MIN 200 /* of the whole test */
+#define HANG        120 /* seconds for one replay */
 
 static double now(void)
 {
@@ -83,22 +39,6 @@ static double now(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
-}
-
-__attribute__((format(printf, 2, 3))) static bool blame(struct kase *k, const char *fmt, ...)
-{
-	size_t n = (size_t)snprintf(k->progress->why, sizeof(k->progress->why),
-				    "SEED=%llu %s, power lost at event %llu of %llu%s: ",
-				    (unsigned long long)k->r->seed,
-				    k->r->tmpfs ? "tmpfs" : "direct", (unsigned long long)k->when,
-				    (unsigned long long)k->r->events,
-				    k->rec == k->r->rec ? "" : ", and again during the recovery");
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(k->progress->why + n, sizeof(k->progress->why) - n, fmt, args);
-	va_end(args);
-	return false;
 }
 
 /* --- the load --- */
@@ -142,7 +82,7 @@ static void run_load(struct recording *r)
 
 	cr_assert_eq(rig_make_store(r->io, r->store, rig_random(&rng), &err), 0, "%s", err.text);
 	cr_assert_eq(eng_record_create(r->io, r->root, &r->rec), 0);
-	rig_log_reset(r->log, OPS, 1);
+	rig_log_reset(r->log, CRASHED_OPS, 1);
 	r->log->history.tick = tick;
 	r->log->history.tick_arg = r->rec;
 	for (size_t part = 1; part <= 3; part++) {
@@ -150,7 +90,7 @@ static void run_load(struct recording *r)
 		rig.io = eng_record_io(r->rec);
 		rig.dir = r->store;
 		rig.log = r->log;
-		rig.ops = part * OPS / 3;
+		rig.ops = part * CRASHED_OPS / 3;
 		/* The recorder knows bytes, a page cache writes sectors. */
 		rig.sectors = r->tmpfs || rig.options.buffered;
 		rig.sectors_punched = true;
@@ -243,7 +183,7 @@ static struct recording *recording_create(uint64_t seed)
 	cr_assert_not_null(mkdtemp(r->shm));
 	cr_assert_eq(eng_io_posix_create(&r->io), 0);
 	cr_assert_eq(eng_io_posix_set_shm_dir(r->io, r->shm), 0);
-	r->log = malloc(rig_log_size(OPS));
+	r->log = malloc(rig_log_size(CRASHED_OPS));
 	run_load(r);
 	look_at_end(r);
 	find_hot(r);
@@ -267,334 +207,6 @@ static void recording_destroy(struct recording *r)
 	free(r);
 }
 
-/* --- what a power loss left --- */
-
-/* Another boot: other id, empty shared memory. */
-static struct eng_io *boot(struct kase *k)
-{
-	struct eng_io *io = NULL;
-	uint8_t id[16];
-
-	for (size_t i = 0; i < 16; i += 8) {
-		uint64_t x = rig_random(&k->rng);
-
-		memcpy(id + i, &x, 8);
-	}
-	if (mkdir(k->shm, 0700) < 0 && errno != EEXIST)
-		abort();
-	if (eng_io_posix_create(&io) < 0 || eng_io_posix_set_shm_dir(io, k->shm) < 0)
-		abort();
-	eng_io_posix_set_boot_id(io, id);
-	return io;
-}
-
-static bool snap_ended(const struct rig_snap *s, uint64_t when)
-{
-	return s->ended && s->ended < when;
-}
-
-/* The newest snapshot that must be there: its content is durable. */
-static const struct whole *newest_whole(const struct kase *k)
-{
-	const struct whole *newest = NULL;
-
-	for (unsigned i = 0; i < atomic_load(&k->r->log->snap_count); i++)
-		if (k->r->snaps[i].there && snap_ended(&k->r->log->snaps[i], k->when))
-			newest = &k->r->snaps[i];
-	return newest;
-}
-
-static bool check_disks(struct kase *k, struct rig_view *view, uint64_t hash[RIG_DISKS])
-{
-	const struct whole *newest = newest_whole(k);
-	struct fmt_error err = {{0}};
-	char why[HIST_WHY] = "";
-	bool ok = true;
-
-	for (unsigned d = 0; ok && d < RIG_DISKS; d++) {
-		uint8_t *data = malloc(rig_size(d));
-
-		if (rig_view_read(view, rig_disk_name(d), data, rig_size(d), &err) < 0)
-			ok = blame(k, "%s", err.text);
-		else if (!hist_check_disk(k->r->ix, d, data, HIST_POWER, k->when,
-					  newest ? newest->floor[d] : NULL, why))
-			ok = blame(k, "%s: %s", rig_disk_name(d), why);
-		hash[d] = ok ? XXH3_64bits(data, rig_size(d)) : 0;
-		free(data);
-	}
-	return ok;
-}
-
-static bool check_whole(struct kase *k, struct rig_view *view, unsigned n)
-{
-	const struct rig_snap *s = &k->r->log->snaps[n];
-	struct fmt_error err = {{0}};
-	bool ok = true;
-
-	for (unsigned d = 0; ok && d < RIG_DISKS; d++) {
-		uint8_t *data;
-
-		if (!rig_is_member(d))
-			continue;
-		data = malloc(rig_size(d));
-		if (rig_view_read(view, rig_snap_disk(s->name, d), data, rig_size(d), &err) < 0)
-			ok = blame(k, "snapshot %s: %s", s->name, err.text);
-		else if (XXH3_64bits(data, rig_size(d)) != k->r->snaps[n].hash[d])
-			ok = blame(k, "snapshot %s: %s is not what it was", s->name,
-				   rig_disk_name(d));
-		free(data);
-	}
-	return ok;
-}
-
-static bool check_job(struct kase *k, struct eng_catalog *cat, const struct rig_snap *s, bool there)
-{
-	struct cat_job job;
-
-	if (eng_catalog_get_job(cat, &s->job, &job) < 0)
-		return s->called >= k->when || !s->called ||
-		       blame(k, "the job of %s is lost", s->name);
-	if (!job.ended_ns || (job.state == 7) != there || (job.state != 7 && !job.error_text[0]))
-		return blame(k, "the job of %s (%s) is in state %u, error %u \"%s\"", s->name,
-			     there ? "there" : "not there", job.state, job.error_code,
-			     job.error_text);
-	return true;
-}
-
-/* Present or not as it must be; and its content, always where it was on the edge. */
-static bool check_snapshot(struct kase *k, struct rig_view *view, unsigned n, bool there)
-{
-	const struct rig_snap *s = &k->r->log->snaps[n];
-	bool done = atomic_load(&s->done) != 0, ended = snap_ended(s, k->when);
-
-	if (!there && ended && done)
-		return blame(k, "snapshot %s completed and is gone", s->name);
-	if (there && (!done || !s->called || s->called >= k->when))
-		return blame(k, "snapshot %s is there; it %s", s->name,
-			     done ? "had not been called" : "failed");
-	if (!check_job(k, view->store->catalog, s, there))
-		return false;
-	if (there && (!ended || rig_random(&k->rng) % 4 == 0))
-		return check_whole(k, view, n);
-	return true;
-}
-
-static bool check_snapshots(struct kase *k, struct rig_view *view)
-{
-	struct cat_snapshot *rows = NULL;
-	unsigned n = atomic_load(&k->r->log->snap_count), seen = 0;
-	size_t count = 0;
-	bool ok = true;
-
-	if (eng_catalog_list_snapshots(view->store->catalog, NULL, &rows, &count) < 0)
-		return blame(k, "cannot list the snapshots");
-	for (size_t i = 0; ok && i < count; i++)
-		if (rows[i].state != CAT_SNAPSHOT_COMPLETE)
-			ok = blame(k, "snapshot %s is in state %u", rows[i].name, rows[i].state);
-	for (unsigned i = 0; ok && i < n; i++) {
-		bool there = false;
-
-		for (size_t j = 0; j < count; j++)
-			there = there || !strcmp(rows[j].name, k->r->log->snaps[i].name);
-		seen += there;
-		ok = check_snapshot(k, view, i, there);
-	}
-	if (ok && seen != count)
-		ok = blame(k, "%zu snapshots, only %u of them were made", count, seen);
-	free(rows);
-	return ok;
-}
-
-static bool before(_Atomic uint64_t *what, uint64_t when)
-{
-	return atomic_load(what) && atomic_load(what) < when;
-}
-
-/* The short-lived disks: all or nothing too. */
-static bool check_extras(struct kase *k, struct rig_view *view)
-{
-	struct rig_log *log = k->r->log;
-	struct fmt_error err = {{0}};
-
-	for (unsigned i = 0; i < atomic_load(&log->extra_count); i++) {
-		struct rig_extra *e = &log->extras[i];
-		uint8_t *data;
-		struct cat_disk row;
-		char name[32];
-		int r = eng_catalog_get_disk(view->store->catalog, "x", e->name, &row);
-
-		if (r < 0 && before(&e->made, k->when) && !before(&e->removing, k->when))
-			return blame(k, "disk x/%s was made and is gone", e->name);
-		if (r == 0 && (before(&e->removed, k->when) || !before(&e->making, k->when)))
-			return blame(k, "disk x/%s is there and should not be", e->name);
-		if (r < 0)
-			continue;
-		snprintf(name, sizeof(name), "x/%s", e->name);
-		data = malloc(row.size);
-		r = rig_view_read(view, name, data, row.size, &err);
-		for (uint64_t j = 0; r == 0 && j < row.size; j++)
-			if (data[j])
-				r = -EIO;
-		free(data);
-		if (r < 0)
-			return blame(k, "disk %s: %s", name,
-				     err.text[0] ? err.text : "not zeros");
-	}
-	return true;
-}
-
-/* The store goes on: a write, a snapshot, a clean close, and the same content at the next open. */
-static bool check_use(struct kase *k, struct eng_io *io, bool write, const uint64_t hash[RIG_DISKS])
-{
-	struct fmt_error err = {{0}};
-	uint64_t again[RIG_DISKS];
-	struct rig_view view;
-	bool ok;
-
-	if (rig_view_open(io, k->store, NULL, &view, &err) < 0)
-		return blame(k, "second open: %s", err.text);
-	ok = check_disks(k, &view, again);
-	for (unsigned d = 0; ok && d < RIG_DISKS; d++)
-		if (again[d] != hash[d])
-			ok = blame(k, "%s: other content at the second open", rig_disk_name(d));
-	if (ok && write && rig_view_use(&view, &err) < 0)
-		ok = blame(k, "use after recovery: %s", err.text);
-	if (ok && rig_view_close(&view) < 0)
-		ok = blame(k, "close after the second open");
-	if (!ok || !write)
-		return ok;
-	if (rig_view_open(io, k->store, NULL, &view, &err) < 0)
-		return blame(k, "third open: %s", err.text);
-	for (unsigned i = 0; ok && i < atomic_load(&k->r->log->snap_count); i++)
-		if (k->r->snaps[i].there && snap_ended(&k->r->log->snaps[i], k->when) &&
-		    rig_random(&k->rng) % 8 == 0)
-			ok = check_whole(k, &view, i);
-	if (ok && rig_view_close(&view) < 0)
-		ok = blame(k, "close after the third open");
-	return ok;
-}
-
-static void note_finding(void *arg, const struct fsck_finding *f)
-{
-	char *text = arg;
-
-	if (f->severity == FSCK_CORRUPT && !text[0])
-		snprintf(text, 512, "%s: %s: %s", f->rule, f->where, f->message);
-}
-
-/* The second opinion finds nothing but leaks and what the next open settles. */
-static bool check_sound(struct kase *k, struct eng_io *io, const char *when)
-{
-	struct fsck_summary sum = {0};
-	struct fmt_error err = {{0}};
-	char first[512] = "";
-	int r = fsck_run(io, k->store, note_finding, first, &err, &sum);
-
-	if (r < 0)
-		return blame(k, "check %s: %d, %s", when, r, err.text);
-	if (sum.corruptions)
-		return blame(k, "check %s finds %llu corruptions; %s", when,
-			     (unsigned long long)sum.corruptions, first);
-	return true;
-}
-
-static bool check_tree(struct kase *k)
-{
-	struct eng_io *io = boot(k);
-	struct fmt_error err = {{0}};
-	uint64_t hash[RIG_DISKS] = {0}, x = rig_random(&k->rng);
-	struct eng_store_options options = {.buffered = x & 1, .standby = x >> 1 & 1};
-	struct rig_view view;
-	bool ok;
-
-	atomic_fetch_add(&k->progress->opens, 1);
-	/* The check moves the catalog's log into place: not before every recovery. */
-	if (x >> 16 & 1 && !check_sound(k, io, "before the recovery"))
-		return false;
-	if (rig_view_open(io, k->store, &options, &view, &err) < 0) {
-		ok = blame(k, "open: %s", err.text);
-		goto out;
-	}
-	ok = check_disks(k, &view, hash) && check_snapshots(k, &view) && check_extras(k, &view);
-	if (ok && rig_view_close(&view) < 0)
-		ok = blame(k, "close");
-	if (ok && (x >> 8 & 3) == 0)
-		ok = check_use(k, io, x >> 10 & 1, hash);
-	if (ok)
-		ok = check_sound(k, io, "after it");
-out:
-	if (ok)	/* else the store's threads go on until the process ends */
-		eng_io_destroy(io);
-	return ok;
-}
-
-/* --- keeping a case, and coming back to it --- */
-
-struct case_file {
-	uint64_t seed, when, events;
-	uint8_t tmpfs, again, unused[6];
-	struct {
-		uint64_t hash[RIG_DISKS];
-		uint64_t there;
-	} snaps[RIG_SNAPS];
-};
-
-static void keep_case(struct kase *k)
-{
-	struct case_file f = {
-		.seed = k->r->seed, .when = k->when, .events = k->r->events,
-		.tmpfs = k->r->tmpfs, .again = k->rec != k->r->rec,
-	};
-	char *kept = k->progress->kept, path[160];
-	FILE *out;
-
-	snprintf(kept, sizeof(k->progress->kept), "%s/powerloss-%llu-%llu", tmp_dir(),
-		 (unsigned long long)f.seed, (unsigned long long)f.when);
-	for (unsigned i = 0; i < RIG_SNAPS; i++) {
-		memcpy(f.snaps[i].hash, k->r->snaps[i].hash, sizeof(f.snaps[i].hash));
-		f.snaps[i].there = k->r->snaps[i].there;
-	}
-	eng_record_remove_tree(kept);
-	if (eng_record_crash(k->rec, k->at.index, k->at.seed, kept) < 0)
-		return;
-	snprintf(path, sizeof(path), "%s/case", kept);
-	out = fopen(path, "we");
-	if (!out)
-		return;
-	fwrite(&f, sizeof(f), 1, out);
-	fwrite(k->r->log, rig_log_size(OPS), 1, out);
-	fclose(out);
-}
-
-/* Without the snapshots' floors, which only the disks' checks use. */
-static struct recording *load_case(const char *dir, uint64_t *when)
-{
-	struct recording *r = calloc(1, sizeof(*r));
-	struct case_file f;
-	char path[160];
-	FILE *in;
-
-	snprintf(path, sizeof(path), "%s/case", dir);
-	in = fopen(path, "re");
-	cr_assert_not_null(in, "%s", path);
-	r->log = malloc(rig_log_size(OPS));
-	cr_assert_eq(fread(&f, sizeof(f), 1, in), 1);
-	cr_assert_eq(fread(r->log, rig_log_size(OPS), 1, in), 1);
-	fclose(in);
-	r->seed = f.seed;
-	r->events = f.events;
-	r->tmpfs = f.tmpfs;
-	r->log->history.ops = r->log->ops;
-	r->log->history.tick = NULL;
-	for (unsigned i = 0; i < RIG_SNAPS; i++) {
-		memcpy(r->snaps[i].hash, f.snaps[i].hash, sizeof(f.snaps[i].hash));
-		r->snaps[i].there = f.snaps[i].there;
-	}
-	r->ix = hist_index_create(&r->log->history, NULL);
-	*when = f.when;
-	return r;
-}
-
 /* --- replays --- */
 
 static void clear(const char *path)
@@ -607,7 +219,7 @@ static void clear(const char *path)
 static bool crash_recovery(struct kase *k)
 {
 	struct eng_record *first = k->rec;
-	struct eng_io *io = boot(k);
+	struct eng_io *io = crashed_boot(k);
 	struct cut at = k->at;
 	struct fmt_error err = {{0}};
 	char dir[96], store[112];
@@ -617,9 +229,9 @@ static bool crash_recovery(struct kase *k)
 	if (eng_record_create(io, k->dir, &k->rec) < 0)
 		abort();
 	if (rig_view_open(eng_record_io(k->rec), k->store, NULL, &view, &err) < 0)
-		blame(k, "open: %s", err.text);
+		crashed_blame(k, "open: %s", err.text);
 	else if (rig_view_close(&view) < 0)
-		blame(k, "close");
+		crashed_blame(k, "close");
 	else
 		ok = true;
 	memcpy(dir, k->dir, sizeof(dir));
@@ -630,12 +242,12 @@ static bool crash_recovery(struct kase *k)
 	snprintf(k->store, sizeof(k->store), "%s/store", k->dir);
 	clear(k->dir);
 	if (ok && eng_record_crash(k->rec, k->at.index, k->at.seed, k->dir) < 0)
-		ok = blame(k, "cannot write the tree");
+		ok = crashed_blame(k, "cannot write the tree");
 	clear(k->shm);
-	if (ok && !check_tree(k))
+	if (ok && !crashed_check(k))
 		ok = false;
 	if (!ok)
-		keep_case(k);
+		crashed_keep(k, tmp_dir());
 	clear(k->dir);
 	memcpy(k->dir, dir, sizeof(dir));
 	memcpy(k->store, store, sizeof(store));
@@ -654,12 +266,12 @@ static bool replay(struct kase *k)
 	clear(k->dir);
 	clear(k->shm);
 	if (eng_record_crash(k->rec, k->at.index, k->at.seed, k->dir) < 0)
-		return blame(k, "cannot write the tree");
+		return crashed_blame(k, "cannot write the tree");
 	if (rig_random(&k->rng) % 5 == 0)
 		return crash_recovery(k);
-	ok = check_tree(k);
+	ok = crashed_check(k);
 	if (!ok)
-		keep_case(k);
+		crashed_keep(k, tmp_dir());
 	return ok;
 }
 
@@ -699,9 +311,9 @@ static struct cut *pick_cuts(const struct recording *r, uint64_t *rng)
 	for (size_t i = 0; i < REPLAYS; i++) {
 		uint64_t x = rig_random(rng);
 
-		cuts[i].index = x % 3 && r->hot_count ?
-					r->hot[rig_random(rng) % r->hot_count] + (x >> 8) % 3 :
-					rig_random(rng) % (r->events + 1);
+		cuts[i].index = x % 3 && r->hot_count
+					? r->hot[rig_random(rng) % r->hot_count] + (x >> 8) % 3
+					: rig_random(rng) % (r->events + 1);
 		if (cuts[i].index > r->events)
 			cuts[i].index = r->events;
 		cuts[i].seed = rig_random(rng);
@@ -796,13 +408,14 @@ Test(crash_powerloss, a_kept_case_is_right)
 	cr_assert_not_null(mkdtemp(copy));
 	snprintf(command, sizeof(command), "cp -a '%s/store' '%s/store'", dir, copy);
 	cr_assert_eq(system(command), 0);
-	r = load_case(dir, &k.when);
+	r = crashed_load(dir, &k.when);
+	cr_assert_not_null(r, "no case in %s", dir);
 	k.r = r;
 	k.rng = k.when;
 	snprintf(k.dir, sizeof(k.dir), "%s", copy);
 	snprintf(k.store, sizeof(k.store), "%s/store", copy);
 	snprintf(k.shm, sizeof(k.shm), "%s/shm", copy);
-	cr_assert(check_tree(&k), "%s", progress->why);
+	cr_assert(crashed_check(&k), "%s", progress->why);
 	recording_destroy(r);
 	cr_assert_eq(eng_record_remove_tree(copy), 0);
 	free(progress);

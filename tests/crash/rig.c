@@ -124,8 +124,11 @@ int rig_make_store(struct eng_io *io, const char *dir, uint64_t seed, struct fmt
 	r = make_rows(store, err);
 	for (unsigned d = 0; r == 0 && d < RIG_DISKS; d++) {
 		struct eng_disk_make make = {
-			.vm = disks[d].vm, .name = disks[d].name, .size = disks[d].size,
-			.independent = disks[d].independent, .block_bits = disks[d].block_bits,
+			.vm = disks[d].vm,
+			.name = disks[d].name,
+			.size = disks[d].size,
+			.independent = disks[d].independent,
+			.block_bits = disks[d].block_bits,
 		};
 
 		if (seed % 4 == 3)
@@ -179,12 +182,8 @@ static void pick_range(struct worker *w, unsigned disk, uint64_t *offset, uint32
 		*length = (uint32_t)(1 + pick(w, 20)) * 512;
 		break;
 	case 5:
-	case 6:
-		*length = (uint32_t)(1 + pick(w, 9000));
-		break;
-	default:
-		unit = 512;
-		*length = (uint32_t)(1 + pick(w, LENGTH_MAX / 512)) * 512;
+	case 6: *length = (uint32_t)(1 + pick(w, 9000)); break;
+	default: unit = 512; *length = (uint32_t)(1 + pick(w, LENGTH_MAX / 512)) * 512;
 	}
 	if (pick(w, 2))
 		area = 128 << 10;
@@ -202,9 +201,9 @@ static unsigned fill(struct worker *w, struct slot *slot)
 	hist_fill(p, slot->op->disk, hist_id(&w->rig->log->history, slot->op), slot->op->offset,
 		  left);
 	while (left) {
-		uint32_t part = n < 2 && left > 512 && pick(w, 4) == 0 ?
-					(uint32_t)(pick(w, left / 512) + 1) * 512 :
-					left;
+		uint32_t part = n < 2 && left > 512 && pick(w, 4) == 0
+					? (uint32_t)(pick(w, left / 512) + 1) * 512
+					: left;
 
 		if (part > left || n == 2)
 			part = left;
@@ -489,8 +488,7 @@ static void take_snapshot(struct rig *rig, bool cancel)
 	if (r == 0) {
 		atomic_store(&s->done, s->ended);
 		atomic_store(&rig->log->overlaid, true);
-	}
-	else
+	} else
 		atomic_store(&s->failed, true);
 	if (r == -ECANCELED) {
 		spec.job.state = 8;
@@ -600,7 +598,7 @@ bool rig_run(struct rig *rig)
 		pthread_join(workers[i].thread, NULL);
 	pthread_mutex_destroy(&rig->lock);
 	if (atomic_load(&rig->log->failed))
-		return false;	/* what is left attached stays so: the test has failed */
+		return false; /* what is left attached stays so: the test has failed */
 	r = eng_store_close(rig->store);
 	if (r < 0)
 		fail(rig, "close: %d", r);
@@ -637,7 +635,12 @@ static int request(struct rig_view *view, struct eng_disk *disk, uint8_t op, uin
 {
 	struct iovec iov = {buf, len};
 	struct eng_request rq = {
-		.disk = disk, .op = op, .iovcnt = 1, .iov = &iov, .offset = offset, .length = len,
+		.disk = disk,
+		.op = op,
+		.iovcnt = 1,
+		.iov = &iov,
+		.offset = offset,
+		.length = len,
 	};
 	struct eng_completion c;
 	int r = eng_queue_submit(view->queue, &rq, 1);

@@ -52,14 +52,14 @@ struct rig {
 	struct eng_store_options options;
 	struct rig_log *log;
 	uint64_t seed;
-	size_t ops;         /* until so many are in the history */
-	unsigned pause_us;  /* between snapshots, at most */
-	unsigned depth;     /* in flight, a queue */
-	unsigned extras;    /* of 256 turns of the snapshot thread, make or remove a disk */
-	unsigned flushes;   /* of 256 requests */
-	unsigned detaches;  /* of 4096 requests, detach and attach a disk instead */
+	size_t ops;        /* until so many are in the history */
+	unsigned pause_us; /* between snapshots, at most */
+	unsigned depth;    /* in flight, a queue */
+	unsigned extras;   /* of 256 turns of the snapshot thread, make or remove a disk */
+	unsigned flushes;  /* of 256 requests */
+	unsigned detaches; /* of 4096 requests, detach and attach a disk instead */
 	/* What the recorder tears is bytes where a page cache has sectors: whole sectors only, */
-	bool sectors;        /* ... of all requests */
+	bool sectors;         /* ... of all requests */
 	bool sectors_punched; /* ... of zeroes on disks that may have a raw head */
 	struct eng_store *store;
 	_Atomic bool stop;

@@ -132,8 +132,7 @@ static void *alloc(size_t count, size_t size)
 
 static bool changes(const struct hist_op *op, unsigned disk)
 {
-	return op->disk == disk && op->kind != HIST_FLUSH && atomic_load(&op->issued) &&
-	       op->length;
+	return op->disk == disk && op->kind != HIST_FLUSH && atomic_load(&op->issued) && op->length;
 }
 
 static void add_versions(struct versions *v, const struct hist_op *op, uint32_t number,
@@ -266,8 +265,9 @@ static void explain(const struct hist_index *ix, unsigned disk, size_t s, const 
 			     found, where, what, lo, hi);
 	for (uint32_t i = lo ? lo : 1; i <= all && i < lo + 6 && n < HIST_WHY; i++) {
 		op = op_of(ix, disk, s, i);
-		n += (size_t)snprintf(why + n, HIST_WHY - n, " [%u: %s %llu+%u id %llu%s %llu-%llu]",
-				      i, op->kind == HIST_ZERO ? "zero" : "write",
+		n += (size_t)snprintf(why + n, HIST_WHY - n,
+				      " [%u: %s %llu+%u id %llu%s %llu-%llu]", i,
+				      op->kind == HIST_ZERO ? "zero" : "write",
 				      (unsigned long long)op->offset, op->length,
 				      (unsigned long long)hist_id(ix->h, op), op->fua ? " fua" : "",
 				      (unsigned long long)atomic_load(&op->issued),

@@ -32,7 +32,7 @@
 #define MS        1000000ull
 #define SECOND    (1000 * MS)
 
-static char root[80], dir[96], shm_dir[96];
+static char root[80], dir[192], shm_dir[96];
 static struct eng_io *machine, *io; /* the machine below; what the engine gets */
 static struct eng_fault *fault;
 static struct eng_store_options options;
