@@ -405,14 +405,25 @@ static int settle_layer(struct eng_store *store, struct eng_layer *layer)
 	return r;
 }
 
-/* Layers that a cut froze whose job failed afterwards: durable by the flush, now said so. */
+/*
+ * Layers that a cut froze whose job failed afterwards: durable by the flush, now said so. Where even the
+ * failure could not be recorded, and the catalog knows the successor as pending only, the next open
+ * decides which of the two is the head: nothing is said before it.
+ */
 static int settle_frozen(struct eng_store *store, struct eng_disk *disk)
 {
+	struct cat_layer child;
 	int r = 0;
 
-	for (uint32_t i = 0; r == 0 && i + 1 < disk->nlayers; i++)
-		if (state_of(disk->layers[i]) != FMT_STATE_SEALED)
+	for (uint32_t i = 0; r == 0 && i + 1 < disk->nlayers; i++) {
+		if (state_of(disk->layers[i]) == FMT_STATE_SEALED)
+			continue;
+		r = eng_catalog_get_layer(store->catalog, &disk->layers[i + 1]->id, &child);
+		if (r == 0 && child.state == CAT_LAYER_PENDING)
+			break;
+		if (r == 0)
 			r = settle_layer(store, disk->layers[i]);
+	}
 	return r;
 }
 

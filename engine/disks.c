@@ -502,6 +502,8 @@ static int delete_claimed(struct eng_entry *entry, const struct cat_disk *disk,
 		eng_entry_drop_standby(entry);
 		eng_entry_set_tail(entry, NULL);
 		eng_pool_drain(store->pool); /* a seal may have a file open */
+		eng_io_close(store->io, entry->base_lock);
+		entry->base_lock = NULL;
 		delete_files(store, layers, n);
 	}
 	free(layers);

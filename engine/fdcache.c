@@ -5,6 +5,9 @@
  * - users counts the uses under way; CLOSED is added while there is no descriptor. A use is one atomic
  *   addition and one subtraction; only opening and closing take locks.
  * - Closing is the step of users from 0 to CLOSED under cache.lock: what is in use is never closed.
+ *   What is found to be dirty or pinned then is given back before the lock is.
+ * - changes counts the changes begun, and in its low bits those under way. A sync that began while none
+ *   was, and succeeded, covers them all up to there: clean. Dirty is what has another count by now.
  * - Opening is done by one thread a file (its lock), within the limit, and only of the file that was
  *   opened first: device, inode and time of birth are the same, or -ESTALE. (An inode number alone is
  *   soon given to another file.)
@@ -29,6 +32,9 @@
 
 #define CLOSED (INT_MIN / 2)
 
+#define UNDER_WAY (((uint64_t)1 << 24) - 1) /* the low bits of changes */
+#define BEGUN     ((uint64_t)1 << 24)
+
 struct identity {
 	uint64_t ino;
 	uint32_t major, minor;
@@ -39,8 +45,10 @@ struct identity {
 struct eng_cached {
 	atomic_int users;
 	atomic_bool used; /* again, since it was opened or the hand last came by */
-	int fd;           /* changes only while users is negative */
-	int status;
+	atomic_bool pinned;
+	int fd;    /* changes only while users is negative */
+	int flags; /* the access mode and the status flags */
+	atomic_uint_fast64_t changes, clean;
 	char *path; /* absolute, without links */
 	struct identity id;
 	pthread_mutex_t lock;           /* held while it is opened */
@@ -79,20 +87,40 @@ static void ring_remove(struct eng_cached *file)
 	cache.open--;
 }
 
-/* Takes the descriptor of an idle file out of the ring, to be closed; -1 when all are in use. */
+/* T16: with a descriptor that has unsynced writes their error would be lost. */
+static bool is_clean(struct eng_cached *file)
+{
+	return !atomic_load_explicit(&file->pinned, memory_order_relaxed) &&
+	       atomic_load_explicit(&file->clean, memory_order_relaxed) ==
+		       atomic_load_explicit(&file->changes, memory_order_relaxed);
+}
+
+/* From idle to closed. Looks again when nobody can use it: a whole use may have come in between. */
+static bool claim(struct eng_cached *file)
+{
+	int idle = 0;
+
+	if (!is_clean(file) ||
+	    !atomic_compare_exchange_strong_explicit(&file->users, &idle, CLOSED,
+						     memory_order_acq_rel, memory_order_relaxed))
+		return false;
+	if (is_clean(file))
+		return true;
+	atomic_fetch_sub_explicit(&file->users, CLOSED, memory_order_release);
+	return false;
+}
+
+/* Takes the descriptor of an idle, clean file out of the ring, to be closed; -1 when there is none. */
 static int ring_evict(void)
 {
 	/* Twice round: the first time may only clear the marks. */
 	for (unsigned i = 0; cache.hand && i < 2 * cache.open; i++) {
 		struct eng_cached *file = cache.hand;
-		int idle = 0;
 
 		cache.hand = file->next;
 		if (atomic_exchange_explicit(&file->used, false, memory_order_relaxed))
 			continue;
-		if (!atomic_compare_exchange_strong_explicit(&file->users, &idle, CLOSED,
-							     memory_order_acq_rel,
-							     memory_order_relaxed))
+		if (!claim(file))
 			continue;
 		ring_remove(file);
 		return file->fd;
@@ -213,7 +241,7 @@ static bool same(const struct identity *a, const struct identity *b)
 	       a->birth_s == b->birth_s && a->birth_ns == b->birth_ns;
 }
 
-int eng_fdcache_add(int fd, const char *path, int status, struct eng_cached **ret)
+int eng_fdcache_add(int fd, const char *path, int flags, bool made, struct eng_cached **ret)
 {
 	struct eng_cached *file = calloc(1, sizeof(*file));
 	int r;
@@ -229,9 +257,12 @@ int eng_fdcache_add(int fd, const char *path, int status, struct eng_cached **re
 		return r;
 	}
 	file->fd = fd;
-	file->status = status;
+	file->flags = flags;
 	atomic_init(&file->users, 0);
 	atomic_init(&file->used, false);
+	atomic_init(&file->pinned, false);
+	atomic_init(&file->clean, 0);
+	atomic_init(&file->changes, made || (flags & O_ACCMODE) == O_RDONLY ? 0 : BEGUN);
 	pthread_mutex_init(&file->lock, NULL);
 	make_room(1);
 	pthread_mutex_lock(&cache.lock);
@@ -261,8 +292,9 @@ void eng_fdcache_remove(struct eng_cached *file)
 /* The file opened first, or an error. O_NONBLOCK: what is there now may be a FIFO. */
 static int open_same(const struct eng_cached *file)
 {
+	int mode = file->flags & O_ACCMODE;
 	int fd = eng_fdcache_open(file->path,
-				  O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK, 0);
+				  mode | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK, 0);
 	struct identity id;
 	int r;
 
@@ -271,7 +303,7 @@ static int open_same(const struct eng_cached *file)
 	r = identify(fd, &id);
 	if (r == 0 && !same(&id, &file->id))
 		r = -ESTALE;
-	if (r == 0 && fcntl(fd, F_SETFL, file->status) < 0)
+	if (r == 0 && fcntl(fd, F_SETFL, file->flags & ~O_ACCMODE) < 0)
 		r = -errno;
 	if (r < 0)
 		close(fd);
@@ -282,9 +314,13 @@ static int open_same(const struct eng_cached *file)
 static int reopen(struct eng_cached *file)
 {
 	int fd = -EAGAIN;
+	bool open;
 
 	pthread_mutex_lock(&file->lock);
-	if (atomic_load_explicit(&file->users, memory_order_relaxed) >= 0)
+	pthread_mutex_lock(&cache.lock); /* it may be claimed only to be given back */
+	open = atomic_load_explicit(&file->users, memory_order_relaxed) >= 0;
+	pthread_mutex_unlock(&cache.lock);
+	if (open)
 		goto out;
 	make_room(1);
 	fd = open_same(file);
@@ -324,4 +360,38 @@ void eng_fdcache_put(struct eng_cached *file)
 
 	assert(users > 0);
 	(void)users;
+}
+
+bool eng_fdcache_is_writable(const struct eng_cached *file)
+{
+	return (file->flags & O_ACCMODE) != O_RDONLY;
+}
+
+/* --- changes; the put that follows publishes them to claim() --- */
+
+void eng_fdcache_change_begin(struct eng_cached *file)
+{
+	atomic_fetch_add_explicit(&file->changes, BEGUN + 1, memory_order_relaxed);
+}
+
+void eng_fdcache_change_end(struct eng_cached *file)
+{
+	atomic_fetch_sub_explicit(&file->changes, 1, memory_order_release);
+}
+
+void eng_fdcache_pin(struct eng_cached *file)
+{
+	atomic_store_explicit(&file->pinned, true, memory_order_relaxed);
+}
+
+uint64_t eng_fdcache_sync_begin(struct eng_cached *file)
+{
+	return atomic_load_explicit(&file->changes, memory_order_acquire);
+}
+
+void eng_fdcache_sync_end(struct eng_cached *file, uint64_t began)
+{
+	/* An older sync that ends later only takes cleanness back. */
+	if (!(began & UNDER_WAY))
+		atomic_store_explicit(&file->clean, began, memory_order_relaxed);
 }

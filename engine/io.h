@@ -35,11 +35,13 @@ enum {
 	ENG_OPEN_NOFOLLOW = 1 << 4,
 	ENG_OPEN_TRUNC = 1 << 5,
 	/*
-	 * For files that are only read, of which there may be more than the process may have open
-	 * (-EINVAL with WRITE, CREATE, EXCL or TRUNC; what is not a regular file is opened as without
+	 * For files of which there may be more than the process may have open (-EINVAL with TRUNC,
+	 * and with CREATE or EXCL but without WRITE; what is not a regular file is opened as without
 	 * it). The descriptor is closed when many are open and nobody uses this one, and opened again
 	 * by its path at the next use, where a failure is that request's alone: -ESTALE when another
-	 * file is there, -ENOENT, -EMFILE. So it can't be locked or synced: -EBADF, as for a write.
+	 * file is there, -ENOENT, -EMFILE. So it can't be locked: -EBADF, as for a write or a sync
+	 * without WRITE. One that was changed is closed only when a sync that began after the last
+	 * change, or a dsync write, has succeeded; never when a write or a sync has failed (T16).
 	 */
 	ENG_OPEN_CACHED = 1 << 6,
 };

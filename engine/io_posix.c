@@ -87,9 +87,11 @@ static int posix_set_direct(struct eng_file *file, bool want)
 }
 
 /* A file that cannot be found again by its path keeps its descriptor. */
-static int posix_cache(struct eng_file *file, const char *path)
+static int posix_cache(struct eng_file *file, const char *path, unsigned flags)
 {
-	int r = eng_fdcache_add(file->fd, path, file->dio_align > 1 ? O_DIRECT : 0, &file->cached);
+	int how = (flags & ENG_OPEN_WRITE ? O_RDWR : O_RDONLY) |
+		  (file->dio_align > 1 ? O_DIRECT : 0);
+	int r = eng_fdcache_add(file->fd, path, how, flags & ENG_OPEN_EXCL, &file->cached);
 
 	if (r == 0)
 		file->fd = -1;
@@ -98,14 +100,15 @@ static int posix_cache(struct eng_file *file, const char *path)
 
 static int posix_open(struct eng_io *io, const char *path, unsigned flags, struct eng_file **ret)
 {
-	const unsigned change = ENG_OPEN_WRITE | ENG_OPEN_CREATE | ENG_OPEN_EXCL | ENG_OPEN_TRUNC;
+	const unsigned change = ENG_OPEN_CREATE | ENG_OPEN_EXCL | ENG_OPEN_TRUNC;
 	int oflags = O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
 	struct eng_file *file = NULL;
 	struct stat st;
 	int fd, r;
 
 	(void)io;
-	if ((flags & ENG_OPEN_CACHED) && (flags & change))
+	if ((flags & ENG_OPEN_CACHED) &&
+	    (flags & (flags & ENG_OPEN_WRITE ? (unsigned)ENG_OPEN_TRUNC : change)))
 		return -EINVAL;
 	oflags |= flags & ENG_OPEN_WRITE ? O_RDWR : O_RDONLY;
 	oflags |= flags & ENG_OPEN_CREATE ? O_CREAT : 0;
@@ -128,7 +131,7 @@ static int posix_open(struct eng_io *io, const char *path, unsigned flags, struc
 	file->fd = fd;
 	r = posix_set_direct(file, flags & ENG_OPEN_DIRECT);
 	if (r == 0 && (flags & ENG_OPEN_CACHED) && S_ISREG(st.st_mode))
-		r = posix_cache(file, path);
+		r = posix_cache(file, path, flags);
 	if (r < 0)
 		goto out;
 	*ret = file;
@@ -180,66 +183,103 @@ static ssize_t posix_pread(struct eng_io *io, struct eng_file *file, void *buf, 
 static int posix_pwrite(struct eng_io *io, struct eng_file *file, const void *buf, size_t len,
 			uint64_t offset)
 {
+	int fd = eng_file_get_writable(file), r = 0;
 	size_t done = 0;
 	ssize_t n;
 
 	(void)io;
-	while (done < len) {
-		n = pwrite(file->fd, (const char *)buf + done, len - done, (off_t)(offset + done));
+	if (fd < 0)
+		return fd;
+	eng_file_change_begin(file);
+	while (r == 0 && done < len) {
+		n = pwrite(fd, (const char *)buf + done, len - done, (off_t)(offset + done));
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
-			return n < 0 ? -errno : -EIO;
-		done += (size_t)n;
+			r = n < 0 ? -errno : -EIO;
+		else
+			done += (size_t)n;
 	}
-	return 0;
+	eng_file_change_end(file, r == 0);
+	return r;
+}
+
+/* Never retried, EINTR included: a second sync may report success for pages the first one lost (T16). */
+static int posix_sync(struct eng_file *file, int (*sync)(int fd))
+{
+	int fd = eng_file_get_writable(file), r;
+	uint64_t began;
+
+	if (fd < 0)
+		return fd;
+	began = eng_file_sync_begin(file);
+	r = sync(fd) < 0 ? -errno : 0;
+	eng_file_sync_end(file, began, r == 0);
+	return r;
 }
 
 static int posix_fdatasync(struct eng_io *io, struct eng_file *file)
 {
 	(void)io;
-	/* Never retried, EINTR included: a second fdatasync may report success for pages the
-	 * first one lost (T16). */
-	return fdatasync(file->fd) < 0 ? -errno : 0;
+	return posix_sync(file, fdatasync);
 }
 
 static int posix_fsync(struct eng_io *io, struct eng_file *file)
 {
 	(void)io;
-	return fsync(file->fd) < 0 ? -errno : 0;
+	return posix_sync(file, fsync);
+}
+
+/*
+ * Changes the size or the space. Of an empty file that is no change to be synced: no page of it is in
+ * memory whose writing could fail later. So a new overlay that nobody writes to is clean.
+ */
+static int posix_resize(struct eng_file *file, int (*resize)(int, int, off_t, off_t), int mode,
+			uint64_t offset, uint64_t len)
+{
+	int fd = eng_file_get_writable(file), r;
+	struct stat st;
+	bool empty;
+
+	if (fd < 0)
+		return fd;
+	empty = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size == 0;
+	if (!empty)
+		eng_file_change_begin(file);
+	do {
+		r = resize(fd, mode, (off_t)offset, (off_t)len) < 0 ? -errno : 0;
+	} while (r == -EINTR);
+	if (!empty)
+		eng_file_change_end(file, r == 0 || r == -EOPNOTSUPP);
+	else
+		eng_file_put(file);
+	return r;
+}
+
+static int resize_to(int fd, int mode, off_t offset, off_t len)
+{
+	(void)mode;
+	(void)offset;
+	return ftruncate(fd, len);
 }
 
 static int posix_truncate(struct eng_io *io, struct eng_file *file, uint64_t size)
 {
-	int r;
-
 	(void)io;
-	do {
-		r = ftruncate(file->fd, (off_t)size);
-	} while (r < 0 && errno == EINTR);
-	return r < 0 ? -errno : 0;
-}
-
-static int posix_fallocate_mode(struct eng_file *file, int mode, uint64_t offset, uint64_t len)
-{
-	int r;
-
-	do {
-		r = fallocate(file->fd, mode, (off_t)offset, (off_t)len);
-	} while (r < 0 && errno == EINTR);
-	return r < 0 ? -errno : 0;
+	return posix_resize(file, resize_to, 0, 0, size);
 }
 
 static int posix_allocate(struct eng_io *io, struct eng_file *file, uint64_t offset, uint64_t len)
 {
 	(void)io;
-	return posix_fallocate_mode(file, 0, offset, len);
+	return posix_resize(file, fallocate, 0, offset, len);
 }
 
 static int posix_punch(struct eng_io *io, struct eng_file *file, uint64_t offset, uint64_t len)
 {
 	(void)io;
-	return posix_fallocate_mode(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, len);
+	return posix_resize(file, fallocate, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
+			    len);
 }
 
 static int posix_stat_fill(int fd, const struct stat *st, struct eng_stat *ret)

@@ -39,7 +39,7 @@
 
 /* eng_op.priv */
 enum {
-	P_DONE,    /* bytes moved */
+	P_DONE,    /* bytes moved; of a sync: what eng_file_sync_begin() said */
 	P_LEN,     /* bytes in all */
 	P_NEXT,    /* op linked behind this one (address) or 0 */
 	P_LINKED,  /* the request in the kernel carries the link: P_NEXT's is there as well */
@@ -154,14 +154,17 @@ static bool uring_prep(struct uring *u, struct eng_op *op)
 static void uring_queue(struct eng_ring *ring, struct eng_op *op)
 {
 	struct uring *u = uring_of(ring);
-	int fd = op->file->fd;
 	unsigned i;
 	bool all;
+	int fd;
 
-	if (fd < 0)
-		fd = op->kind == ENG_OP_READ ? eng_file_get(op->file) : -EBADF;
+	fd = op->kind == ENG_OP_READ ? eng_file_get(op->file) : eng_file_get_writable(op->file);
 	memset(op->priv, 0, sizeof(op->priv));
 	op->priv[P_FD] = (uint64_t)fd;
+	if (op->kind == ENG_OP_FDATASYNC && fd >= 0)
+		op->priv[P_DONE] = eng_file_sync_begin(op->file);
+	else if (op->kind == ENG_OP_WRITE && !op->dsync && fd >= 0)
+		eng_file_change_begin(op->file);
 	if (op->kind != ENG_OP_FDATASYNC)
 		for (i = 0; i < op->iovcnt; i++)
 			op->priv[P_LEN] += op->iov[i].iov_len;
@@ -193,12 +196,30 @@ static int uring_submit(struct eng_ring *ring)
 
 /* --- completion --- */
 
+/* The end of a cached file's use, told to the cache. A failed write pins it, durable or not (T16). */
+static void uring_put(struct eng_op *op, bool ok)
+{
+	struct eng_cached *file = op->file->cached;
+
+	if (op->kind == ENG_OP_FDATASYNC) {
+		eng_file_sync_end(op->file, op->priv[P_DONE], ok);
+		return;
+	}
+	if (op->kind == ENG_OP_WRITE && !op->dsync) {
+		eng_file_change_end(op->file, ok);
+		return;
+	}
+	if (op->kind == ENG_OP_WRITE && !ok)
+		eng_fdcache_pin(file);
+	eng_fdcache_put(file);
+}
+
 static void uring_finish(struct uring *u, struct eng_op *op, int64_t res)
 {
 	u->in_flight--;
 	if (op->file->fd < 0) {
 		if (op_fd(op) >= 0)
-			eng_file_put(op->file);
+			uring_put(op, res >= 0);
 		else if (res == -EBADF)
 			res = op_fd(op);
 	}

@@ -141,7 +141,7 @@ static void log_start(struct eng_layer *layer)
 int eng_layer_create_begin(struct eng_io *io, const struct eng_layer_spec *spec, void **head,
 			   size_t *head_len, struct fmt_error *err, struct eng_layer **ret)
 {
-	unsigned flags = ENG_OPEN_WRITE | ENG_OPEN_CREATE | ENG_OPEN_EXCL;
+	unsigned flags = ENG_OPEN_WRITE | ENG_OPEN_CREATE | ENG_OPEN_EXCL | ENG_OPEN_CACHED;
 	struct eng_layer *layer = layer_alloc(io);
 	struct fmt_header hdr;
 	size_t len = FMT_LOG0_OFFSET + LOG0_LEN;
@@ -306,8 +306,7 @@ static unsigned open_flags(const struct eng_layer_open *how)
 {
 	unsigned flags = how->direct ? ENG_OPEN_DIRECT : 0;
 
-	if (how->writable)
-		return flags | ENG_OPEN_WRITE;
+	flags |= how->writable ? ENG_OPEN_WRITE : 0;
 	return how->in_place ? flags : flags | ENG_OPEN_CACHED;
 }
 
@@ -365,12 +364,6 @@ static int open_base(struct eng_layer *layer, const struct eng_layer_open *how,
 				&layer->file);
 		if (r == 0)
 			r = layer_take_stat(layer);
-	}
-	if (r == 0 && how->in_place) {
-		r = eng_io_lock(layer->io, layer->file);
-		if (r == -EWOULDBLOCK)
-			return fmt_fail(err, -EBUSY, "%s: in use by somebody else (T31)",
-					how->data_path);
 	}
 	if (r < 0)
 		return fmt_fail(err, r, "%s: %s", how->data_path, strerror(-r));

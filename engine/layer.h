@@ -142,7 +142,7 @@ struct eng_layer_open {
 	const char *const *base_dirs; /* for qcow2 backing files */
 	size_t base_dirs_count;
 	bool writable, direct;
-	bool in_place; /* a base that is not the store's own: locked, and its time checked */
+	bool in_place; /* a base that is not the store's own: its time is checked */
 };
 /* Reads and checks the header (LH-*); does not read the log. */
 int eng_layer_open(struct eng_io *io, const struct eng_layer_open *how, struct fmt_error *err,

@@ -192,6 +192,7 @@ static void store_free(struct eng_store *store)
 		next = e->next;
 		eng_entry_drop_standby(e);
 		eng_entry_set_tail(e, NULL);
+		eng_io_close(store->io, e->base_lock);
 		free(e->unhardened);
 		free(e);
 	}
@@ -294,6 +295,32 @@ struct fmt_uuid eng_store_journal_id(const struct eng_store *store, const struct
 
 /* --- layers --- */
 
+/* IB-2: one lock a base, for all who have it open here: the disk and views of its snapshots. */
+static int lock_base(struct eng_store *store, const struct cat_layer *row, struct fmt_error *err)
+{
+	struct eng_file *file = NULL;
+	struct eng_entry *e;
+	int r = 0;
+
+	pthread_mutex_lock(&store->lock);
+	e = eng_entry_get_locked(store, &row->disk);
+	if (!e)
+		r = -ENOMEM;
+	else if (!e->base_lock)
+		r = eng_io_open(store->io, row->path, 0, &file);
+	if (r == 0 && file)
+		r = eng_io_lock(store->io, file);
+	if (r == 0 && file) {
+		e->base_lock = file;
+		file = NULL;
+	}
+	pthread_mutex_unlock(&store->lock);
+	eng_io_close(store->io, file);
+	if (r == -EWOULDBLOCK)
+		return fmt_fail(err, -EBUSY, "%s: in use by somebody else (T31)", row->path);
+	return r < 0 ? fmt_fail(err, r, "%s: %s", row->path, strerror(-r)) : 0;
+}
+
 int eng_store_open_layer(struct eng_store *store, const struct cat_layer *row, bool writable,
 			 struct fmt_error *err, struct eng_layer **ret)
 {
@@ -317,7 +344,9 @@ int eng_store_open_layer(struct eng_store *store, const struct cat_layer *row, b
 		goto out;
 	how.path = path;
 	how.data_path = data;
-	r = eng_layer_open(store->io, &how, err, ret);
+	r = how.in_place ? lock_base(store, row, err) : 0;
+	if (r == 0)
+		r = eng_layer_open(store->io, &how, err, ret);
 	if (r == 0 && !fmt_uuid_equal(&(*ret)->id, &row->id)) {
 		eng_layer_put(*ret);
 		*ret = NULL;

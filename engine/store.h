@@ -36,6 +36,7 @@ struct eng_entry {
 	struct fmt_uuid id;
 	struct eng_layer *tail;    /* newest member of the chain, opened when first needed */
 	struct eng_layer *standby; /* overlay made ahead for @tail, durable; or NULL */
+	struct eng_file *base_lock; /* lock: keeps others off its base in place (IB-2); or NULL */
 	/* Frozen beneath @tail by cuts that failed before they hardened it, oldest first (CU-15). */
 	struct eng_layer **unhardened;
 	uint32_t unhardened_count;

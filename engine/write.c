@@ -100,8 +100,10 @@ static void release(struct eng_req *req)
 /* What waits for log or journal room may have waited for this very write: a round frees its room. */
 static void wake_stalled(struct eng_disk *disk)
 {
-	if (!disk->stalled)
-		return;
+	struct eng_req *first = disk->stalled;
+
+	if (!first || first->layer->extending || first->layer->segmenting)
+		return; /* the space that comes wakes all */
 	eng_flush_background(disk);
 	if (!disk->is_emptying)
 		eng_write_unstall(disk, 0);

@@ -40,7 +40,7 @@ struct eng_io *crashed_boot(struct kase *k)
 	uint8_t id[16];
 
 	for (size_t i = 0; i < 16; i += 8) {
-		uint64_t x = rig_random(&k->rng);
+		uint64_t x = test_random(&k->rng);
 
 		memcpy(id + i, &x, 8);
 	}
@@ -138,7 +138,7 @@ static bool check_snapshot(struct kase *k, struct rig_view *view, unsigned n, bo
 				     done ? "had not been called" : "failed");
 	if (!check_job(k, view->store->catalog, s, there))
 		return false;
-	if (there && (!ended || rig_random(&k->rng) % 4 == 0))
+	if (there && (!ended || test_random(&k->rng) % 4 == 0))
 		return check_whole(k, view, n);
 	return true;
 }
@@ -233,7 +233,7 @@ static bool check_use(struct kase *k, struct eng_io *io, bool write, const uint6
 		return crashed_blame(k, "third open: %s", err.text);
 	for (unsigned i = 0; ok && i < atomic_load(&k->r->log->snap_count); i++)
 		if (k->r->snaps[i].there && snap_ended(&k->r->log->snaps[i], k->when) &&
-		    rig_random(&k->rng) % 8 == 0)
+		    test_random(&k->rng) % 8 == 0)
 			ok = check_whole(k, &view, i);
 	if (ok && rig_view_close(&view) < 0)
 		ok = crashed_blame(k, "close after the third open");
@@ -268,7 +268,7 @@ bool crashed_check(struct kase *k)
 {
 	struct eng_io *io = crashed_boot(k);
 	struct fmt_error err = {{0}};
-	uint64_t hash[RIG_DISKS] = {0}, x = rig_random(&k->rng);
+	uint64_t hash[RIG_DISKS] = {0}, x = test_random(&k->rng);
 	struct eng_store_options options = {.buffered = x & 1, .standby = x >> 1 & 1};
 	struct rig_view view;
 	bool ok;

@@ -22,6 +22,8 @@
 #include <xxhash.h>
 
 #include "engine/io_record.h"
+#include "engine/overlay.h"
+#include "fsck/fsck.h"
 #include "tests/crash/rig.h"
 
 #define TESTS        2
@@ -90,10 +92,10 @@ static void child(struct bed *bed, uint64_t seed, bool load)
 		_exit(0);
 	}
 	for (unsigned i = 1;; i++) { /* opens and closes on the way */
-		rig.ops = (size_t)(i * (200 + rig_random(&seed) % 2000));
+		rig.ops = (size_t)(i * (200 + test_random(&seed) % 2000));
 		if (rig.ops > OPS)
 			rig.ops = OPS;
-		rig.seed = rig_random(&seed);
+		rig.seed = test_random(&seed);
 		if (!rig_run(&rig))
 			_exit(1);
 		if (rig.ops == OPS)
@@ -104,7 +106,7 @@ static void child(struct bed *bed, uint64_t seed, bool load)
 /* Runs a child and kills it; its last requests may still be under way when this returns. */
 static pid_t run_child(struct bed *bed, bool load)
 {
-	uint64_t seed = rig_random(&bed->rng), x = rig_random(&bed->rng);
+	uint64_t seed = test_random(&bed->rng), x = test_random(&bed->rng);
 	unsigned us = x % 8 == 0 ? (unsigned)(x >> 8) % 8000 : (unsigned)(x >> 8) % 250000;
 	pid_t pid = fork();
 
@@ -251,8 +253,27 @@ static void check_snapshots(struct bed *bed, struct rig_view *view, const struct
 	CHECK(bed, count == old + seen, "%zu snapshots, expected %u of before and %u of now", count,
 	      old, seen);
 	for (unsigned i = 0; old && i < 2; i++)
-		check_known(bed, view, &bed->known[rig_random(&bed->rng) % old]);
+		check_known(bed, view, &bed->known[test_random(&bed->rng) % old]);
 	free(rows);
+}
+
+static void note_finding(void *arg, const struct fsck_finding *f)
+{
+	char *text = arg;
+
+	if (f->severity == FSCK_CORRUPT && !text[0])
+		snprintf(text, 512, "%s: %s: %s", f->rule, f->where, f->message);
+}
+
+static void check_sound(struct bed *bed)
+{
+	struct fsck_summary sum = {0};
+	struct fmt_error err = {{0}};
+	char first[512] = "";
+	int r = fsck_run(bed->io, bed->store, note_finding, first, &err, &sum);
+
+	CHECK(bed, r == 0 && !sum.corruptions, "check: %d %s, %llu corruptions, %s", r, err.text,
+	      (unsigned long long)sum.corruptions, first);
 }
 
 static void swap_base(struct bed *bed)
@@ -270,7 +291,7 @@ static void swap_base(struct bed *bed)
 static void new_store(struct bed *bed)
 {
 	struct fmt_error err = {{0}};
-	uint64_t x = rig_random(&bed->rng);
+	uint64_t x = test_random(&bed->rng);
 
 	if (bed->round)
 		cr_assert_eq(eng_record_remove_tree(bed->store), 0);
@@ -284,7 +305,7 @@ static void new_store(struct bed *bed)
 static void pick_options(struct bed *bed)
 {
 	static const uint64_t bounds[] = {0, 120, 600, 2000};
-	uint64_t x = rig_random(&bed->rng);
+	uint64_t x = test_random(&bed->rng);
 
 	bed->options = (struct eng_store_options){
 		.buffered = bed->buffered,
@@ -306,7 +327,7 @@ static void one_round(struct bed *bed)
 	pick_options(bed);
 	pid[n++] = run_child(bed, true);
 	/* One time in four the recovery dies too. */
-	if (rig_random(&bed->rng) % 4 == 0)
+	if (test_random(&bed->rng) % 4 == 0)
 		pid[n++] = run_child(bed, false);
 	r = rig_view_open(bed->io, bed->store, &bed->options, &view, &err);
 	while (n-- > 0)
@@ -318,7 +339,10 @@ static void one_round(struct bed *bed)
 	hist_index_destroy(ix);
 	r = rig_view_close(&view);
 	CHECK(bed, r == 0, "close: %d", r);
-	bed->next_id += atomic_load(&bed->log->history.count);
+	if (test_random(&bed->rng) % 4 == 0)
+		check_sound(bed);
+	/* Names of snapshots hold the first id, so that it changes even where nothing was written. */
+	bed->next_id += atomic_load(&bed->log->history.count) + 1;
 	bed->acked += (unsigned)atomic_load(&bed->log->history.count);
 	bed->killed_early += atomic_load(&bed->log->history.count) == 0;
 	swap_base(bed);
@@ -397,4 +421,61 @@ Test(crash_kill9, nothing_acknowledged_is_lost_with_direct_io)
 Test(crash_kill9, nothing_acknowledged_is_lost_through_the_page_cache)
 {
 	run(true);
+}
+
+static int try_lock(struct eng_io *io, const char *store)
+{
+	struct eng_file *file;
+	char path[112];
+	int r;
+
+	snprintf(path, sizeof(path), "%s/lock", store);
+	r = eng_io_open(io, path, ENG_OPEN_WRITE, &file);
+	cr_assert_eq(r, 0);
+	r = eng_io_lock(io, file);
+	eng_io_close(io, file);
+	return r;
+}
+
+/* The kernel lets go of a ring's files some time after its end. */
+static int lock_in_the_end(struct eng_io *io, const char *store)
+{
+	double end = now() + 10;
+	int r;
+
+	while ((r = try_lock(io, store)) < 0 && now() < end)
+		usleep(1000);
+	return r;
+}
+
+/* T19, IO-7: when a process dies its descriptors go first, its requests may go on for a while */
+Test(crash_kill9, the_lock_outlives_its_descriptor_in_every_ring)
+{
+	struct fmt_error err = {{0}};
+	struct eng_store *store;
+	struct eng_queue *queue;
+	struct eng_batch *batch;
+	struct bed bed;
+
+	bed_init(&bed, false);
+	cr_assert_eq(rig_make_store(bed.io, bed.store, 0, &err), 0, "%s", err.text);
+	for (int i = 0; i < 2; i++) {
+		cr_assert_eq(eng_store_open(bed.io, bed.store, NULL, &err, &store), 0, "%s",
+			     err.text);
+		if (i == 0)
+			cr_assert_eq(eng_queue_create(bed.io, 8, store->lock_file, &queue), 0);
+		else
+			cr_assert_eq(eng_batch_create(store, &batch), 0);
+		eng_io_close(bed.io, store->lock_file);
+		store->lock_file = NULL;
+		cr_expect_eq(try_lock(bed.io, bed.store), -EWOULDBLOCK, "%s",
+			     i ? "a coordinator's ring" : "a queue's ring");
+		if (i == 0)
+			cr_assert_eq(eng_queue_destroy(queue), 0);
+		else
+			eng_batch_destroy(batch);
+		cr_expect_eq(lock_in_the_end(bed.io, bed.store), 0);
+		cr_assert_eq(eng_store_close(store), 0);
+	}
+	bed_fini(&bed);
 }

@@ -58,7 +58,7 @@ static const char *tmp_dir(void)
 static void pick_load(struct rig *rig, uint64_t *rng)
 {
 	static const uint64_t bounds[] = {0, 120, 600, 2000};
-	uint64_t x = rig_random(rng);
+	uint64_t x = test_random(rng);
 
 	rig->options = (struct eng_store_options){
 		.buffered = x >> 12 & 1,
@@ -66,7 +66,7 @@ static void pick_load(struct rig *rig, uint64_t *rng)
 		.map_bound = bounds[x >> 1 & 3],
 		.log_bound = x >> 3 & 1 ? 600 << 10 : 0,
 	};
-	rig->seed = rig_random(rng);
+	rig->seed = test_random(rng);
 	rig->depth = 8 + (unsigned)(x >> 4 & 7);
 	rig->pause_us = 2000;
 	rig->extras = 40;
@@ -80,7 +80,7 @@ static void run_load(struct recording *r)
 	uint64_t rng = r->seed;
 	struct fmt_error err = {{0}};
 
-	cr_assert_eq(rig_make_store(r->io, r->store, rig_random(&rng), &err), 0, "%s", err.text);
+	cr_assert_eq(rig_make_store(r->io, r->store, test_random(&rng), &err), 0, "%s", err.text);
 	cr_assert_eq(eng_record_create(r->io, r->root, &r->rec), 0);
 	rig_log_reset(r->log, CRASHED_OPS, 1);
 	r->log->history.tick = tick;
@@ -236,8 +236,8 @@ static bool crash_recovery(struct kase *k)
 		ok = true;
 	memcpy(dir, k->dir, sizeof(dir));
 	memcpy(store, k->store, sizeof(store));
-	k->at.index = rig_random(&k->rng) % (eng_record_index(k->rec) + 1);
-	k->at.seed = rig_random(&k->rng);
+	k->at.index = test_random(&k->rng) % (eng_record_index(k->rec) + 1);
+	k->at.seed = test_random(&k->rng);
 	snprintf(k->dir + strlen(k->dir), 4, "-2");
 	snprintf(k->store, sizeof(k->store), "%s/store", k->dir);
 	clear(k->dir);
@@ -267,7 +267,7 @@ static bool replay(struct kase *k)
 	clear(k->shm);
 	if (eng_record_crash(k->rec, k->at.index, k->at.seed, k->dir) < 0)
 		return crashed_blame(k, "cannot write the tree");
-	if (rig_random(&k->rng) % 5 == 0)
+	if (test_random(&k->rng) % 5 == 0)
 		return crash_recovery(k);
 	ok = crashed_check(k);
 	if (!ok)
@@ -309,14 +309,14 @@ static struct cut *pick_cuts(const struct recording *r, uint64_t *rng)
 	struct cut *cuts = calloc(REPLAYS, sizeof(*cuts));
 
 	for (size_t i = 0; i < REPLAYS; i++) {
-		uint64_t x = rig_random(rng);
+		uint64_t x = test_random(rng);
 
 		cuts[i].index = x % 3 && r->hot_count
-					? r->hot[rig_random(rng) % r->hot_count] + (x >> 8) % 3
-					: rig_random(rng) % (r->events + 1);
+					? r->hot[test_random(rng) % r->hot_count] + (x >> 8) % 3
+					: test_random(rng) % (r->events + 1);
 		if (cuts[i].index > r->events)
 			cuts[i].index = r->events;
-		cuts[i].seed = rig_random(rng);
+		cuts[i].seed = test_random(rng);
 	}
 	qsort(cuts, REPLAYS, sizeof(*cuts), by_index);
 	return cuts;

@@ -26,15 +26,6 @@ static const struct {
 	{"b", "ind", 1 << 20, 14, true},
 };
 
-uint64_t rig_random(uint64_t *state)
-{
-	uint64_t x = *state += 0x9e3779b97f4a7c15u;
-
-	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-	x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-	return x ^ (x >> 31);
-}
-
 const char *rig_disk_name(unsigned disk)
 {
 	static char names[RIG_DISKS][16];
@@ -161,7 +152,7 @@ struct worker {
 
 static uint64_t pick(struct worker *w, uint64_t below)
 {
-	return rig_random(&w->rng) % below;
+	return test_random(&w->rng) % below;
 }
 
 /* Half of all goes to a small part of the disk, so that requests meet. */
@@ -541,7 +532,7 @@ static void *snapper_main(void *arg)
 	uint64_t rng = rig->seed ^ 0x5eed;
 
 	while (!atomic_load(&rig->stop)) {
-		uint64_t x = rig_random(&rng);
+		uint64_t x = test_random(&rng);
 
 		usleep((useconds_t)(x >> 32) % (rig->pause_us + 1));
 		if (x % 256 < rig->extras)
@@ -560,7 +551,7 @@ static void *canceller_main(void *arg)
 	uint64_t rng = rig->seed ^ 0xca9ce1;
 
 	while (!atomic_load(&rig->stop)) {
-		usleep((useconds_t)(rig_random(&rng) % (4 * rig->pause_us + 2000)));
+		usleep((useconds_t)(test_random(&rng) % (4 * rig->pause_us + 2000)));
 		pthread_mutex_lock(&rig->lock);
 		if (rig->current)
 			eng_snapshot_cancel(rig->current);

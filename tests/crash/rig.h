@@ -15,6 +15,7 @@
 
 #include "engine/snapshot.h"
 #include "tests/lib/history.h"
+#include "tests/lib/random.h"
 
 #define RIG_DISKS  5u
 #define RIG_SNAPS  256u
@@ -67,9 +68,6 @@ struct rig {
 	pthread_mutex_t lock;
 	struct eng_snapshot *current; /* lock: to be cancelled */
 };
-
-/* splitmix64: good enough for a load, and the same everywhere. */
-uint64_t rig_random(uint64_t *state);
 
 size_t rig_log_size(size_t ops);
 /* Empties the log for a load with @first_id; the sizes are rig_size()'s. */

@@ -25,6 +25,7 @@
 
 #include "engine/io_record.h"
 #include "tests/fault/scene.h"
+#include "tests/lib/random.h"
 
 #define ALL_BELOW 12 /* occurrences tried one by one; beyond, every seventh */
 
@@ -92,7 +93,7 @@ static void shuffle(struct matrix *m, uint64_t *rng)
 	size_t first = 0;
 
 	for (size_t i = 0; i < m->count; i++) {
-		size_t j = i + next_random(rng) % (m->count - i);
+		size_t j = i + test_random(rng) % (m->count - i);
 		struct fault f = m->faults[i];
 
 		m->faults[i] = m->faults[j];

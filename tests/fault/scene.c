@@ -32,7 +32,6 @@ struct scene {
 	struct eng_queue *queue;
 	struct eng_disk *disk[DISKS];
 	bool poisoned[DISKS];
-	uint64_t rng;
 };
 
 static const struct {
@@ -50,15 +49,6 @@ __attribute__((format(printf, 2, 3), noreturn)) static void fail(struct scene *s
 	vsnprintf(s->sh->why, sizeof(s->sh->why), fmt, args);
 	va_end(args);
 	_exit(1);
-}
-
-static uint64_t next_random(uint64_t *state)
-{
-	uint64_t x = *state += 0x9e3779b97f4a7c15u;
-
-	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-	x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-	return x ^ (x >> 31);
 }
 
 static bool struck(struct scene *s)
