@@ -168,7 +168,7 @@ static void give_room_back(void)
 	pthread_mutex_unlock(&cache.lock);
 }
 
-static bool close_idle(void)
+bool eng_fdcache_close_idle(void)
 {
 	int fd;
 
@@ -187,7 +187,7 @@ int eng_fdcache_open(const char *path, int flags, mode_t mode)
 	do {
 		fd = open(path, flags, mode);
 		error = errno;
-	} while (fd < 0 && (error == EMFILE || error == ENFILE) && close_idle());
+	} while (fd < 0 && (error == EMFILE || error == ENFILE) && eng_fdcache_close_idle());
 	errno = error;
 	return fd;
 }
@@ -293,8 +293,8 @@ void eng_fdcache_remove(struct eng_cached *file)
 static int open_same(const struct eng_cached *file)
 {
 	int mode = file->flags & O_ACCMODE;
-	int fd = eng_fdcache_open(file->path,
-				  mode | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK, 0);
+	int fd = eng_fdcache_open(file->path, mode | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW | O_NONBLOCK,
+				  0);
 	struct identity id;
 	int r;
 

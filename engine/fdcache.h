@@ -40,6 +40,8 @@ void eng_fdcache_sync_end(struct eng_cached *file, uint64_t began); /* it succee
 
 /* open(2); where the process or the system has no descriptor left, first closes idle ones of ours. */
 int eng_fdcache_open(const char *path, int flags, mode_t mode);
+/* Closes an idle one, for what else needs a descriptor; false when there is none. */
+bool eng_fdcache_close_idle(void);
 /* How many may be open, those in use aside; 0: three quarters of RLIMIT_NOFILE, the default. */
 void eng_fdcache_set_limit(unsigned limit);
 unsigned eng_fdcache_open_count(void);

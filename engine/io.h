@@ -41,7 +41,7 @@ enum {
 	 * by its path at the next use, where a failure is that request's alone: -ESTALE when another
 	 * file is there, -ENOENT, -EMFILE. So it can't be locked: -EBADF, as for a write or a sync
 	 * without WRITE. One that was changed is closed only when a sync that began after the last
-	 * change, or a dsync write, has succeeded; never when a write or a sync has failed (T16).
+	 * change, dsync writes aside, has succeeded; never when a write or a sync has failed (T16).
 	 */
 	ENG_OPEN_CACHED = 1 << 6,
 };

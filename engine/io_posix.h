@@ -6,6 +6,8 @@
 #ifndef ENGINE_IO_POSIX_H
 #define ENGINE_IO_POSIX_H
 
+#include <errno.h>
+
 #include "engine/fdcache.h"
 #include "engine/io.h"
 

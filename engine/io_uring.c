@@ -501,13 +501,11 @@ static int uring_init(struct io_uring *uring, unsigned entries)
 	return 0;
 }
 
-int eng_io_uring_create(struct eng_io *io, unsigned entries, struct eng_file *hold,
-			struct eng_ring **ret)
+static int uring_create(unsigned entries, struct eng_file *hold, struct eng_ring **ret)
 {
 	struct uring *u = calloc(1, sizeof(*u));
 	int r;
 
-	(void)io;
 	if (!u)
 		return -ENOMEM;
 	u->ring.ops = &uring_ops;
@@ -541,5 +539,18 @@ out_fd:
 	close(u->wake_fd);
 out:
 	free(u);
+	return r;
+}
+
+/* Two descriptors: cached files that are idle give way to them (IO-9). */
+int eng_io_uring_create(struct eng_io *io, unsigned entries, struct eng_file *hold,
+			struct eng_ring **ret)
+{
+	int r;
+
+	(void)io;
+	do {
+		r = uring_create(entries, hold, ret);
+	} while ((r == -EMFILE || r == -ENFILE) && eng_fdcache_close_idle());
 	return r;
 }

@@ -280,7 +280,10 @@ static int harden_groups(struct eng_batch *batch, struct eng_member *members, si
 			if (!atomic_compare_exchange_strong(&layer->harden, &none, ENG_HARDEN_BUSY))
 				continue;
 			if (!needs_sync(layer)) {
-				atomic_store(&layer->harden, ENG_HARDEN_DONE);
+				/* FL-9: clean by now, but a sync has failed before. */
+				atomic_store(&layer->harden, atomic_load(&layer->poisoned)
+								     ? ENG_HARDEN_FAILED
+								     : ENG_HARDEN_DONE);
 				continue;
 			}
 			group[n++] = layer;

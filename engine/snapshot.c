@@ -142,8 +142,10 @@ static int open_member(struct eng_snapshot *s, struct eng_member *m, struct fmt_
 	struct eng_layer *tail;
 	int r = eng_catalog_get_disk_id(s->store->catalog, &m->disk.id, &m->disk);
 
-	if (r == 0)
-		r = eng_entry_tail(m->entry, &m->disk, err, &tail);
+	if (r < 0)
+		return fmt_fail(err, r, "%s/%s: cannot read the catalog: %s", m->disk.vm_name,
+				m->disk.name, strerror(-r));
+	r = eng_entry_tail(m->entry, &m->disk, err, &tail);
 	if (r < 0)
 		return r;
 	/* A worker that has not looked yet is behind; the chain's end is what counts. */
@@ -163,13 +165,13 @@ static int add_member(struct eng_snapshot *s, const struct cat_disk *disk, struc
 
 	if (r < 0)
 		return fmt_fail(err, r, "%s/%s: %s", disk->vm_name, disk->name,
-				r == -EBUSY ? "another snapshot of it is being created" :
-					      strerror(-r));
+				r == -EBUSY ? "another snapshot of it is being created"
+					    : strerror(-r));
 	m->disk = *disk;
 	m->index = (uint32_t)s->count++;
 	r = eng_entry_claim(s->store, &disk->id, 0, &m->entry);
 	if (r == -EBUSY)
-		return 0;	/* a roll, an attach, a detach: the job waits for its end */
+		return 0; /* a roll, an attach, a detach: the job waits for its end */
 	return r < 0 ? r : open_member(s, m, err);
 }
 
@@ -754,22 +756,19 @@ int eng_roll_run(struct eng_entry *entry, struct fmt_error *err)
 {
 	struct eng_snapshot *s = snapshot_alloc(entry->store);
 	struct eng_member *m;
-	struct eng_layer *tail;
-	int r;
+	int r = -ENOMEM;
 
 	if (!s)
-		return fmt_fail(err, -ENOMEM, "no memory for a roll");
+		return fmt_fail(err, r, "no memory for a roll");
 	s->members = m = calloc(1, sizeof(*m));
-	r = m ? eng_catalog_get_disk_id(entry->store->catalog, &entry->id, &m->disk) : -ENOMEM;
-	if (r == 0) {
-		m->entry = entry;
-		r = eng_entry_tail(entry, &m->disk, err, &tail);
-	}
-	if (r == 0) {
-		m->tail = eng_layer_get(eng_layer_newest(tail));
+	if (m) {
 		s->count = 1;
-		r = run(s, ROLL_NS, err);
+		m->entry = entry;
+		m->disk.id = entry->id;
+		r = open_member(s, m, err);
 	}
+	if (r == 0)
+		r = run(s, ROLL_NS, err);
 	drop_members(s);
 	eng_batch_destroy(s->batch);
 	eng_cut_put(s->cut);

@@ -64,3 +64,37 @@ Test(api_limit, views_of_a_chain_longer_than_the_limit_read_right)
 		expect_ok(vmimg_disk_detach(views[i]));
 	expect_ok(vmimg_queue_destroy(queue));
 }
+
+#define ATTACHED 200u /* snapshots of a disk that stays attached */
+
+/* IO-9: overlays made while a disk is attached, too, are closed; half of them are never written to. */
+Test(api_limit, one_attached_disk_has_more_snapshots_than_files_may_be_open)
+{
+	struct vmimg_queue *queue;
+	struct vmimg_disk *disk;
+	uint8_t want[BLOCK], got[BLOCK];
+	char name[32];
+
+	make_vm("web", 1);
+	make_collection("prod", "web", NULL);
+	fixture_close();
+	set_limit(FILES);
+	expect_ok(vmimg_open(store_dir, NULL, &err, &svc));
+	queue = new_queue();
+	disk = attach(queue, "web/d0", 0);
+	for (unsigned i = 0; i < ATTACHED; i++) {
+		memset(want, (int)(i % 255 + 1), BLOCK);
+		if (i % 2)
+			cr_assert_eq(transfer(queue, disk, VMIMG_WRITE, want, BLOCK, i * BLOCK), 0,
+				     "%u", i);
+		snprintf(name, sizeof(name), "s%u", i);
+		cr_assert_eq(create("prod", name), 0, "%u: %s", i, err.message);
+	}
+	for (unsigned i = 0; i < ATTACHED; i++) {
+		memset(want, i % 2 ? (int)(i % 255 + 1) : 0, BLOCK);
+		cr_assert_eq(transfer(queue, disk, VMIMG_READ, got, BLOCK, i * BLOCK), 0, "%u", i);
+		cr_expect_eq(memcmp(want, got, BLOCK), 0, "block %u", i);
+	}
+	expect_ok(vmimg_disk_detach(disk));
+	expect_ok(vmimg_queue_destroy(queue));
+}

@@ -17,6 +17,8 @@
 #include "engine/snapshot.h"
 #include "fsck/fsck.h"
 
+int __lsan_do_recoverable_leak_check(void) __attribute__((weak));
+
 #define DISKS  3u
 #define SECOND 1000000000ull
 #define SIZE   (1ull << 20)
@@ -657,5 +659,10 @@ void scene_run(struct scene_shared *sh, const struct fault *fault, const char *d
 	}
 	wind_up(&s);
 	check_after(&s);
+	eng_fault_destroy(s.faults);
+	eng_io_destroy(s.plain);
+	/* There with the address sanitizer only: what an error path forgot. */
+	if (__lsan_do_recoverable_leak_check && __lsan_do_recoverable_leak_check())
+		fail(&s, "memory was lost: see the log");
 	_exit(0);
 }

@@ -159,7 +159,10 @@ Test(engine_fdcache, a_cached_file_is_read_as_any_other_and_never_changed)
 	eng_ring_destroy(ring);
 	cr_expect(reads_right(0));
 
-	cr_expect_eq(eng_io_open(tmp.io, tmp_path(&tmp, "f0"), ENG_OPEN_CACHED | ENG_OPEN_WRITE,
+	cr_expect_eq(eng_io_open(tmp.io, tmp_path(&tmp, "f0"),
+				 ENG_OPEN_CACHED | ENG_OPEN_WRITE | ENG_OPEN_TRUNC, &file),
+		     -EINVAL);
+	cr_expect_eq(eng_io_open(tmp.io, tmp_path(&tmp, "new"), ENG_OPEN_CACHED | ENG_OPEN_CREATE,
 				 &file),
 		     -EINVAL);
 	cr_expect_eq(eng_io_open(tmp.io, tmp.dir, ENG_OPEN_CACHED, &file), -EISDIR);
@@ -411,6 +414,179 @@ Test(engine_fdcache, idle_files_give_way_to_what_needs_a_descriptor)
 	cr_assert_eq(setrlimit(RLIMIT_NOFILE, &was), 0);
 }
 
+/* --- changed files --- */
+
+#define CACHED_RW (ENG_OPEN_CACHED | ENG_OPEN_WRITE)
+
+/* File 0, new and written to by @change alone; file 1 is read to drive it out. */
+static void make_changed(void)
+{
+	put_file("f1", 1);
+	files[0] = tmp_open(&tmp, tmp.io, "f0", FRESH | ENG_OPEN_CACHED);
+	files[1] = tmp_open(&tmp, tmp.io, "f1", ENG_OPEN_CACHED);
+}
+
+static bool stays_open(void)
+{
+	eng_io_posix_set_fd_limit(1);
+	for (int i = 0; i < 4; i++)
+		cr_assert(reads_right(1));
+	return eng_fdcache_is_open(files[0]->cached);
+}
+
+static int64_t ring_does(struct eng_op op)
+{
+	struct eng_ring *ring;
+
+	cr_assert_eq(eng_ring_create(tmp.io, 16, NULL, &ring), 0);
+	eng_ring_queue(ring, &op);
+	turn(ring, 1);
+	eng_ring_destroy(ring);
+	return op.res;
+}
+
+static int ring_writes(bool dsync)
+{
+	uint64_t buf[LEN / 8];
+	struct iovec iov = {buf, LEN};
+	struct eng_op op = op_of(ENG_OP_WRITE, 0, &iov);
+
+	fill(buf, 0);
+	op.dsync = dsync;
+	return (int)ring_does(op);
+}
+
+static int writes(void)
+{
+	uint64_t buf[LEN / 8];
+
+	fill(buf, 0);
+	return eng_io_pwrite(tmp.io, files[0], buf, LEN, 0);
+}
+
+static int change(int how)
+{
+	switch (how) {
+	case 0: return writes();
+	case 1: return ring_writes(false) == LEN ? 0 : -EIO;
+	case 2: return eng_io_truncate(tmp.io, files[0], LEN);
+	case 3: return eng_io_allocate(tmp.io, files[0], 0, LEN);
+	default: return eng_io_punch(tmp.io, files[0], LEN, 4096);
+	}
+}
+
+static int sync_of(int how)
+{
+	switch (how) {
+	case 0: return eng_io_fdatasync(tmp.io, files[0]);
+	case 1: return eng_io_fsync(tmp.io, files[0]);
+	default: return (int)ring_does(op_of(ENG_OP_FDATASYNC, 0, NULL));
+	}
+}
+
+/* IO-9, T16 */
+Test(engine_fdcache, a_changed_file_is_closed_only_after_a_sync_and_changed_again)
+{
+	make_changed();
+	cr_assert_eq(eng_io_allocate(tmp.io, files[0], 0, LEN), 0);
+	cr_expect_not(stays_open(), "new, and with space: there is nothing to lose");
+	cr_assert_eq(writes(), 0, "opened again for writing");
+	for (int i = 0; i < 15; i++) {
+		cr_expect_eq(change(i % 5), 0);
+		cr_expect(stays_open(), "change %d", i % 5);
+		cr_expect_eq(sync_of(i / 5), 0);
+		cr_expect_not(stays_open(), "change %d, sync %d", i % 5, i / 5);
+	}
+	cr_expect_eq(ring_writes(true), LEN);
+	cr_expect_not(stays_open(), "durable when complete");
+	cr_expect(reads_right(0));
+	cr_expect_eq(sync_of(0), 0);
+}
+
+/* IO-9, T16, RV-5: what a dead process wrote may fail yet. */
+Test(engine_fdcache, a_file_that_was_there_stays_open_until_its_first_sync)
+{
+	put_file("f0", 0);
+	put_file("f1", 1);
+	files[0] = tmp_open(&tmp, tmp.io, "f0", CACHED_RW);
+	files[1] = tmp_open(&tmp, tmp.io, "f1", ENG_OPEN_CACHED);
+	cr_expect_eq(ring_writes(true), LEN);
+	cr_expect(stays_open(), "a write that is durable covers itself only");
+	cr_expect_eq(sync_of(0), 0);
+	cr_expect_not(stays_open());
+}
+
+/* IO-9, T16: only what had ended when the sync began. */
+Test(engine_fdcache, a_sync_covers_no_change_that_ends_later)
+{
+	struct eng_cached *file;
+	uint64_t sync, later;
+
+	make_changed();
+	file = files[0]->cached;
+	cr_assert_geq(eng_fdcache_get(file), 0);
+	eng_fdcache_change_begin(file);
+	sync = eng_fdcache_sync_begin(file);
+	eng_fdcache_change_end(file);
+	eng_fdcache_sync_end(file, sync);
+	eng_fdcache_put(file);
+	cr_expect(stays_open(), "it ran when the sync began");
+
+	cr_assert_geq(eng_fdcache_get(file), 0);
+	sync = eng_fdcache_sync_begin(file);
+	eng_fdcache_change_begin(file);
+	eng_fdcache_change_end(file);
+	later = eng_fdcache_sync_begin(file);
+	eng_fdcache_sync_end(file, sync);
+	eng_fdcache_put(file);
+	cr_expect(stays_open(), "it began after the sync");
+
+	cr_assert_geq(eng_fdcache_get(file), 0);
+	eng_fdcache_sync_end(file, later);
+	eng_fdcache_put(file);
+	cr_expect_not(stays_open());
+}
+
+/* A request of file 0, or a sync where @op is NULL, through the descriptor of @path instead. */
+static int64_t refused(const char *path, int mode, struct eng_op *op)
+{
+	int fd = eng_fdcache_get(files[0]->cached), other = open(path, mode | O_CLOEXEC);
+	int was = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	int64_t r;
+
+	cr_assert(fd >= 0 && other >= 0 && was >= 0);
+	cr_assert_eq(dup3(other, fd, O_CLOEXEC), fd);
+	r = op ? ring_does(*op) : sync_of(0);
+	cr_assert_eq(dup3(was, fd, O_CLOEXEC), fd);
+	eng_fdcache_put(files[0]->cached);
+	close(other);
+	close(was);
+	return r;
+}
+
+/* IO-9, T16 */
+Test(engine_fdcache, a_failed_write_or_sync_pins_the_descriptor)
+{
+	uint64_t buf[LEN / 8] = {0};
+	struct iovec iov = {buf, LEN};
+	struct eng_op op;
+
+	for (int i = 0; i < 4; i++) {
+		make_changed();
+		cr_assert_eq(writes(), 0);
+		op = op_of(i < 3 ? ENG_OP_WRITE : ENG_OP_FDATASYNC, 0, i < 3 ? &iov : NULL);
+		op.dsync = i == 2;
+		cr_expect_lt(refused("/dev/null", O_RDONLY, i ? &op : NULL), 0);
+		cr_expect_eq(sync_of(0), 0, "a later sync heals nothing");
+		cr_expect(stays_open(), "case %d", i);
+		for (unsigned j = 0; j < 2; j++) {
+			eng_io_close(tmp.io, files[j]);
+			files[j] = NULL;
+			cr_assert_eq(unlink(tmp_path(&tmp, name_of(j))), 0);
+		}
+	}
+}
+
 /* --- many threads --- */
 
 #define THREADS 4u
@@ -464,6 +640,54 @@ Test(engine_fdcache, threads_read_more_files_than_may_be_open)
 	cr_expect_leq(eng_fdcache_open_count(), LIMIT + THREADS * 5);
 	eng_io_posix_set_fd_limit(LIMIT);
 	cr_expect_leq(eng_fdcache_open_count(), LIMIT);
+}
+
+/* One thread a range of the file's blocks; whatever is closed in between must be found again. */
+static void *write_much(void *arg)
+{
+	unsigned mine = (unsigned)(uintptr_t)arg, seed = mine;
+	uint64_t buf[LEN / 8], got[LEN / 8];
+	struct iovec iov = {buf, LEN};
+	struct eng_ring *ring;
+
+	cr_assert_eq(eng_ring_create(tmp.io, 16, NULL, &ring), 0);
+	for (unsigned round = 0; round < 300; round++) {
+		unsigned n = (unsigned)rand_r(&seed) % FILES;
+		struct eng_op op = op_of(ENG_OP_WRITE, n, &iov);
+
+		fill(buf, mine * 1000 + round);
+		op.offset = (uint64_t)mine * LEN;
+		op.dsync = round % 3 == 0;
+		eng_ring_queue(ring, &op);
+		turn(ring, 1);
+		cr_assert_eq(op.res, LEN, "%ld", (long)op.res);
+		cr_assert_eq(eng_io_pread(tmp.io, files[n], got, LEN, op.offset), LEN);
+		cr_assert_eq(memcmp(buf, got, LEN), 0, "file %u", n);
+		if (round % 3 == 1)
+			cr_assert_eq(eng_io_fdatasync(tmp.io, files[n]), 0);
+	}
+	eng_ring_destroy(ring);
+	return NULL;
+}
+
+/* IO-9, T16 */
+Test(engine_fdcache, threads_change_more_files_than_may_be_open)
+{
+	pthread_t threads[THREADS];
+
+	open_files(0, FILES, ENG_OPEN_WRITE);
+	for (unsigned i = 0; i < THREADS; i++)
+		cr_assert_eq(pthread_create(&threads[i], NULL, write_much,
+					    (void *)(uintptr_t)(i + 1)),
+			     0);
+	for (unsigned i = 0; i < THREADS; i++)
+		pthread_join(threads[i], NULL);
+	for (unsigned i = 0; i < FILES; i++) {
+		cr_expect(reads_right(i));
+		cr_expect_eq(eng_io_fdatasync(tmp.io, files[i]), 0);
+	}
+	eng_io_posix_set_fd_limit(LIMIT);
+	cr_expect_leq(eng_fdcache_open_count(), LIMIT, "all are clean");
 }
 
 /* --- a chain --- */

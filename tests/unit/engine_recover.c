@@ -307,8 +307,8 @@ static void add_death(const struct death *death)
 }
 
 /*
- * Blocks: 0 is written (3) and flushed before the create; 8 is written (4) when the cut has fired,
- * and flushed. d0 and d1 are on different queues.
+ * Blocks: 0 is written (3) and flushed before the create, 4 is written (6) and not flushed; 8 is
+ * written (4) when the cut has fired, and flushed. d0 and d1 are on different queues.
  */
 static void snapshot_and_die(void *arg)
 {
@@ -317,7 +317,8 @@ static void snapshot_and_die(void *arg)
 
 	attach_all(2);
 	for (unsigned i = 0; i < 2; i++)
-		must(do_write(i, 3, 0, BLOCK) == 0 && do_flush(i) == 0);
+		must(do_write(i, 3, 0, BLOCK) == 0 && do_flush(i) == 0 &&
+		     do_write(i, 6, 4 * BLOCK, BLOCK) == 0);
 	atomic_store(&told->flushed, true);
 	if (death && death->phase < 0)
 		add_death(death);
@@ -394,7 +395,10 @@ static void expect_recovered(bool power, const char *what, uint64_t at)
 		attach(i, i);
 		cr_expect(!atomic_load(&told->flushed) || holds(i, 3, 0, BLOCK), "%s %lu", what,
 			  at);
-		cr_expect(holds(i, 1, BLOCK, 7 * BLOCK), "%s %lu", what, at);
+		cr_expect(holds(i, 1, BLOCK, 3 * BLOCK), "%s %lu", what, at);
+		cr_expect(holds(i, 6, 4 * BLOCK, BLOCK) ||
+				  (power && !there && holds(i, 1, 4 * BLOCK, BLOCK)),
+			  "%s %lu", what, at);
 		if (power ? atomic_load(&told->late_flushed[i]) : atomic_load(&told->late[i]))
 			cr_expect(holds(i, 4, 8 * BLOCK, BLOCK), "%s %lu", what, at);
 		else
@@ -402,7 +406,9 @@ static void expect_recovered(bool power, const char *what, uint64_t at)
 				  "%s %lu", what, at);
 		if (there) {
 			cr_expect(view_holds("s", i, 3, 0, BLOCK), "%s %lu", what, at);
-			cr_expect(view_holds("s", i, 1, BLOCK, 15 * BLOCK), "%s %lu", what, at);
+			cr_expect(view_holds("s", i, 1, BLOCK, 3 * BLOCK), "%s %lu", what, at);
+			cr_expect(view_holds("s", i, 6, 4 * BLOCK, BLOCK), "%s %lu", what, at);
+			cr_expect(view_holds("s", i, 1, 5 * BLOCK, 11 * BLOCK), "%s %lu", what, at);
 		} else {
 			cr_expect_not(boundaries(i, &base.id), "%s %lu: disk %u (T22)", what, at,
 				      i);
@@ -518,7 +524,8 @@ static uint64_t record_snapshot(struct eng_record *rec, uint64_t *first)
 	open_store();
 	attach_all(2);
 	for (unsigned i = 0; i < 2; i++)
-		must(do_write(i, 3, 0, BLOCK) == 0 && do_flush(i) == 0);
+		must(do_write(i, 3, 0, BLOCK) == 0 && do_flush(i) == 0 &&
+		     do_write(i, 6, 4 * BLOCK, BLOCK) == 0);
 	*first = eng_record_mark(rec, MARK_FLUSHED, 0, 0) + 1;
 	shot_start(&s, "s", ENG_SNAPSHOT_CUT);
 	turn_until(atomic_load(&s.phase) == ENG_SNAPSHOT_CUT);
@@ -536,9 +543,11 @@ static uint64_t record_snapshot(struct eng_record *rec, uint64_t *first)
 	return eng_record_index(rec);
 }
 
-static void try_power_loss(struct eng_record *rec, uint64_t index, uint64_t seed)
+/* Opens what a power loss left, as another boot of the machine. */
+static void enter_power_loss(struct eng_record *rec, uint64_t index, uint64_t seed,
+			     char store_dir[192])
 {
-	char tree[160], memory[160], store_dir[192];
+	char tree[160], memory[160];
 	uint8_t boot[16];
 
 	memset(boot, (int)(1 + index % 200), sizeof(boot));
@@ -553,15 +562,31 @@ static void try_power_loss(struct eng_record *rec, uint64_t index, uint64_t seed
 	memset(&hold, 0, sizeof(hold));
 	use_io(NULL);
 	snprintf(dir, sizeof(dir), "%s", tree);
-	tell_marks(rec, index);
 	open_store();
-	expect_recovered(true, "power lost at event", index);
+}
+
+static void leave_power_loss(const char *store_dir)
+{
+	char path[160];
+
 	close_store();
 	eng_fault_destroy(fault);
 	eng_io_destroy(machine);
 	strcpy(dir, store_dir);
-	must(eng_record_remove_tree(tree) == 0);
-	must(eng_record_remove_tree(memory) == 0);
+	snprintf(path, sizeof(path), "%s/tree", root);
+	must(eng_record_remove_tree(path) == 0);
+	snprintf(path, sizeof(path), "%s/memory", root);
+	must(eng_record_remove_tree(path) == 0);
+}
+
+static void try_power_loss(struct eng_record *rec, uint64_t index, uint64_t seed)
+{
+	char store_dir[192];
+
+	tell_marks(rec, index);
+	enter_power_loss(rec, index, seed, store_dir);
+	expect_recovered(true, "power lost at event", index);
+	leave_power_loss(store_dir);
 }
 
 /* P2, P4, T9..T12, T21, T22: every event of a snapshot under writes and flushes. */
@@ -590,4 +615,78 @@ Test(engine_recover, power_may_fail_at_any_event_of_a_snapshot)
 	eng_record_destroy(rec);
 	eng_io_destroy(machine);
 	must(eng_record_remove_tree(root) == 0);
+}
+
+/* The process is gone, the recorder is not: nothing is told, and no ring keeps the lock. */
+static void abandon_store(void)
+{
+	for (int i = 0; i < 2; i++)
+		eng_ring_destroy(eng_queue_ring(queue[i]));
+	eng_io_close(io, store->lock_file);
+	store = NULL;
+}
+
+/* Writes, the death of the process, recovery; then the host's death at once. */
+static void lose_power_after_recovery(bool raw)
+{
+	struct eng_fault *own_fault;
+	struct eng_io *own_machine;
+	struct eng_record *rec;
+	uint64_t index;
+
+	begin_recover(2);
+	if (raw)
+		close_store();
+	else
+		make_overlays(2);
+	eng_fault_destroy(fault);
+	must(eng_record_create(machine, dir, &rec) == 0);
+	memset(&hold, 0, sizeof(hold));
+	use_io(eng_record_io(rec));
+	open_store();
+	attach_all(2);
+	for (unsigned i = 0; i < 2; i++) {
+		must(do_write(i, 3, 0, 2 * BLOCK) == 0 && do_flush(i) == 0);
+		must(do_write(i, 4, 0, BLOCK) == 0); /* in place: no journal, no record */
+		if (raw || i == 1)
+			continue;
+		must(do_write(i, 5, 20 * BLOCK, BLOCK) == 0);
+		must(do_op(i, ENG_DISCARD, 0, BLOCK, BLOCK) == 0);
+	}
+	abandon_store();
+	open_store();
+	index = eng_record_index(rec);
+	own_machine = machine;
+	own_fault = fault;
+	for (uint64_t seed = 0; seed < 12; seed++) {
+		char store_dir[192];
+
+		enter_power_loss(rec, index, seed, store_dir);
+		for (unsigned i = 0; i < 2; i++) {
+			attach(i, i);
+			cr_expect(holds(i, 4, 0, BLOCK), "seed %lu", seed);
+			cr_expect(holds(i, raw || i ? 3 : 0, BLOCK, BLOCK), "seed %lu", seed);
+			cr_expect(holds(i, raw || i ? 0 : 5, 20 * BLOCK, BLOCK), "seed %lu", seed);
+			detach(i);
+		}
+		leave_power_loss(store_dir);
+	}
+	machine = own_machine;
+	fault = own_fault;
+	eng_fault_destroy(fault);
+	eng_record_destroy(rec);
+	eng_io_destroy(machine);
+	must(eng_record_remove_tree(root) == 0);
+}
+
+/* RV-3: what recovery found in a journal or a page cache is durable when the store is open again. */
+Test(engine_recover, what_a_recovery_found_survives_the_host_from_then_on)
+{
+	lose_power_after_recovery(false);
+}
+
+/* RV-5 */
+Test(engine_recover, what_a_recovery_found_in_a_raw_head_survives_the_host)
+{
+	lose_power_after_recovery(true);
 }

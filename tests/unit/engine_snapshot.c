@@ -376,6 +376,27 @@ Test(engine_snapshot, failed_cut_over_raw_heads_leaves_the_other_disk_whole)
 	end(2);
 }
 
+/* IB-3: frozen, never hardened by its job: the detach says what the base is. */
+Test(engine_snapshot, cut_that_never_drained_leaves_a_raw_head_whole)
+{
+	struct ask *write;
+	struct shot s;
+	int rule;
+
+	begin_two(false);
+	rule = hold_add((struct hold_rule){.kind = ENG_OP_WRITE, .path = ".raw", .mine = true});
+	write = ask_write(0, 3, 0, BLOCK);
+	turn_until(hold_held(rule) == 1);
+	must(shot_check("c", "s", 200 * MS, &s) == 0);
+	shot_launch(&s);
+	cr_expect_eq(shot_end(&s), -ETIMEDOUT);
+	hold_release(rule);
+	must(ask_end(write) == 0 && do_write(1, 3, 0, BLOCK) == 0);
+	expect_content(3);
+	must(snapshot("t") == 0);
+	end(2);
+}
+
 /* CU-20, T22: a boundary was written for one member, the other's failed. */
 Test(engine_snapshot, failed_boundary_is_cleared_in_all_members)
 {
