@@ -23,10 +23,10 @@
 
 #include "api/vmimg.h"
 
-#define WRITERS	  4u
-#define PER_VM	  4u	       /* disks of each VM */
-#define SPAN	  (64u << 20) /* bytes that a writer writes to, the same again and again */
-#define LOG_MAX	  (4u << 20)  /* writes a writer remembers */
+#define WRITERS   4u
+#define PER_VM    4u          /* disks of each VM */
+#define SPAN      (64u << 20) /* bytes that a writer writes to, the same again and again */
+#define LOG_MAX   (4u << 20)  /* writes a writer remembers */
 #define SETTLE_US 500000
 
 struct write {
@@ -214,7 +214,8 @@ static uint64_t longest(const struct writer *writers, unsigned count, struct win
 		for (uint32_t i = 0, n = atomic_load(&writers[w].count); i < n; i++) {
 			const struct write *wr = &writers[w].log[i];
 
-			if (wr->end >= win.start && wr->start <= win.end && wr->end - wr->start > max)
+			if (wr->end >= win.start && wr->start <= win.end &&
+			    wr->end - wr->start > max)
 				max = wr->end - wr->start;
 		}
 	return max;
@@ -281,8 +282,9 @@ static void measure(unsigned snapshots, struct writer *writers, unsigned writer_
 
 static void print(const struct figures *f, unsigned n, unsigned writers, bool standby)
 {
-	json_t *doc = json_pack("{s:I, s:I, s:I, s:b}", "disks", (json_int_t)disk_count, "snapshots",
-				(json_int_t)n, "writers", (json_int_t)writers, "standby", standby);
+	json_t *doc = json_pack("{s:I, s:I, s:I, s:b}", "disks", (json_int_t)disk_count,
+				"snapshots", (json_int_t)n, "writers", (json_int_t)writers,
+				"standby", standby);
 
 	json_object_set_new(doc, "total_ns", spread(f->total, n));
 	json_object_set_new(doc, "prepare_ns", spread(f->prepare, n));

@@ -98,7 +98,8 @@ static int open_chain(struct eng_store *store, const struct fmt_uuid *top, bool 
 	}
 	for (; i < n && r == 0; i++) {
 		r = eng_store_open_layer(store, &rows[i],
-					 writable && (i + 1 == n || rows[i].state == CAT_LAYER_ACTIVE),
+					 writable &&
+						 (i + 1 == n || rows[i].state == CAT_LAYER_ACTIVE),
 					 err, &layers[i]);
 		if (r == 0 && i && !fmt_uuid_equal(&layers[i]->hdr.parent_id, &layers[i - 1]->id))
 			r = fmt_fail(err, -EUCLEAN, "%s: its parent is not the layer below (BD-2)",

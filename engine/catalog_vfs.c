@@ -14,8 +14,8 @@
 #include <string.h>
 
 #define VFS_SECTOR   4096
-#define VFS_RESERVE (4u << 20) /* bytes kept for the catalog on a full disk */
-#define VFS_PATH_MAX 4224 /* the database's path and SQLite's suffixes */
+#define VFS_RESERVE  (4u << 20) /* bytes kept for the catalog on a full disk */
+#define VFS_PATH_MAX 4224       /* the database's path and SQLite's suffixes */
 #define SETTLE_CHUNK 65536u
 
 /* SQLite's log ("WAL"): a header, then frames of a frame header and a page. File format 3.x, 4.1. */

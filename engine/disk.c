@@ -11,8 +11,8 @@
 
 #include "engine/part.h"
 
-#define LOG_BOUND (128ull << 20) /* bytes: replayed in about a tenth of a second */
-#define MAP_BOUND (4ull << 20)   /* blocks: 32 MiB of map */
+#define LOG_BOUND  (128ull << 20) /* bytes: replayed in about a tenth of a second */
+#define MAP_BOUND  (4ull << 20)   /* blocks: 32 MiB of map */
 #define MAP_MEMORY (64ull << 20)
 
 /* --- loading --- */

@@ -73,10 +73,10 @@ struct eng_disk {
 	_Atomic unsigned forwarded;   /* on their way here from other queues */
 
 	uint64_t log_bound, map_bound; /* bytes, blocks */
-	uint64_t map_memory;	       /* bytes; above it, regions of sealed layers are forgotten */
+	uint64_t map_memory;           /* bytes; above it, regions of sealed layers are forgotten */
 	uint64_t clock, trim_left;     /* next region to forget; how many are worth a look */
 	bool rolling;
-	unsigned small_flushes; /* recent flushes of a few mappings, 0..FLUSHY_MAX */
+	unsigned small_flushes;        /* recent flushes of a few mappings, 0..FLUSHY_MAX */
 	_Atomic uint64_t max_write_ns; /* longest write since eng_disk_watch() */
 	_Atomic bool watched;
 	_Atomic uint64_t journal_nonce; /* for overlays made while attached; 0: no journal */

@@ -23,7 +23,7 @@ struct eng_round {
 	int result;
 	unsigned ops;         /* under way */
 	uint64_t gen, number; /* captured at the start */
-	uint64_t first;	      /* oldest journal number among the mappings; 0: none */
+	uint64_t first;       /* oldest journal number among the mappings; 0: none */
 	struct fmt_run *runs; /* captured mappings */
 	uint32_t count, logged, taken;
 	struct eng_op sync, record;

@@ -93,12 +93,12 @@ struct eng_layer {
 		synced_gen;      /* data writes completed; covered by a successful fdatasync */
 	struct fmt_run *pending; /* published, in no durable record */
 	uint32_t pending_count, pending_cap;
-	uint64_t pending_number;    /* newest journal number among them */
+	uint64_t pending_number;  /* newest journal number among them */
 	uint64_t first_uncovered; /* oldest journal number in no record and no round; 0: none */
-	uint32_t journal_tag;       /* UINT32_MAX: none */
-	uint32_t promised_runs;     /* new mappings of writes in flight */
-	uint32_t promised_writes;   /* ... of so many writes */
-	uint32_t chunk_slots;       /* size of the newest extension */
+	uint32_t journal_tag;     /* UINT32_MAX: none */
+	uint32_t promised_runs;   /* new mappings of writes in flight */
+	uint32_t promised_writes; /* ... of so many writes */
+	uint32_t chunk_slots;     /* size of the newest extension */
 	uint32_t written_next, written_end; /* slots in space written ahead (SP-6) */
 	bool writing_ahead;
 	bool extending, segmenting; /* asked for, not there yet */

@@ -26,7 +26,7 @@ struct eng_store_options {
 	unsigned threads;
 	bool standby;
 	uint64_t log_bound, map_bound, map_memory, seal_rate; /* 0: defaults */
-	const char *const *base_dirs;             /* borrowed; NULL-ended, or NULL */
+	const char *const *base_dirs;                         /* borrowed; NULL-ended, or NULL */
 };
 
 /* A disk as the control side knows it. Guarded by the store's lock; @busy is a lock of its own. */
@@ -34,18 +34,18 @@ struct eng_entry {
 	struct eng_entry *next;
 	struct eng_store *store;
 	struct fmt_uuid id;
-	struct eng_layer *tail;    /* newest member of the chain, opened when first needed */
-	struct eng_layer *standby; /* overlay made ahead for @tail, durable; or NULL */
+	struct eng_layer *tail;     /* newest member of the chain, opened when first needed */
+	struct eng_layer *standby;  /* overlay made ahead for @tail, durable; or NULL */
 	struct eng_file *base_lock; /* lock: keeps others off its base in place (IB-2); or NULL */
 	/* Frozen beneath @tail by cuts that failed before they hardened it, oldest first (CU-15). */
 	struct eng_layer **unhardened;
 	uint32_t unhardened_count;
-	struct eng_disk *disk;     /* attached read-write, or NULL */
+	struct eng_disk *disk; /* attached read-write, or NULL */
 	bool busy;
-	bool in_cut;			/* a create has it, or waits for it */
-	bool refused;     /* detached uncleanly, or recovery failed: reopen the store */
-	unsigned readers; /* attachments of this disk's snapshots */
-	bool wants_standby;		/* lock */
+	bool in_cut;        /* a create has it, or waits for it */
+	bool refused;       /* detached uncleanly, or recovery failed: reopen the store */
+	unsigned readers;   /* attachments of this disk's snapshots */
+	bool wants_standby; /* lock */
 };
 
 struct eng_store {
@@ -64,9 +64,9 @@ struct eng_store {
 	pthread_cond_t changed; /* some entry is not busy any more */
 	struct eng_entry *entries;
 	struct eng_task checkpoint_task, standby_task;
-	bool standby_coming; /* lock */
-	bool checkpoint_coming;    /* lock */
-	_Atomic bool unsettled;    /* a cut's rows could not be taken back: the next open recovers */
+	bool standby_coming;    /* lock */
+	bool checkpoint_coming; /* lock */
+	_Atomic bool unsettled; /* a cut's rows could not be taken back: the next open recovers */
 	struct eng_snapshot *cuts; /* creates from their check to their end (CU-4) */
 	uint64_t journal_key;      /* of this directory: a copied store has another */
 };
