@@ -313,12 +313,12 @@ Test(engine_catalog_crash, a_failed_checkpoint_loses_nothing_and_can_be_repeated
 			cr_expect_eq(eng_catalog_checkpoint(cat), -EIO);
 			eng_fault_clear(fault);
 			cr_expect_not(eng_catalog_poisoned(cat));
-			cr_expect_eq(count_groups(cat), groups);
+			cr_expect_eq((unsigned)count_groups(cat), (unsigned)groups);
 			if (skip == 1)
 				cr_expect_eq(eng_catalog_checkpoint(cat), 0);
 			if (skip == 2)
 				cr_assert_eq(open_again(), 0);
-			cr_expect_eq(count_groups(cat), groups);
+			cr_expect_eq((unsigned)count_groups(cat), (unsigned)groups);
 		}
 	}
 }

@@ -617,12 +617,17 @@ Test(engine_recover, power_may_fail_at_any_event_of_a_snapshot)
 	must(eng_record_remove_tree(root) == 0);
 }
 
+static void *abandoned[3]; /* so that it is no leak */
+
 /* The process is gone, the recorder is not: nothing is told, and no ring keeps the lock. */
 static void abandon_store(void)
 {
-	for (int i = 0; i < 2; i++)
+	for (int i = 0; i < 2; i++) {
 		eng_ring_destroy(eng_queue_ring(queue[i]));
+		abandoned[i] = queue[i];
+	}
 	eng_io_close(io, store->lock_file);
+	abandoned[2] = store;
 	store = NULL;
 }
 
