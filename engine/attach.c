@@ -312,9 +312,9 @@ int eng_store_attach(struct eng_store *store, struct eng_queue *queue, const cha
 		fmt_fail(err, r, "%s: cannot read the catalog: %s", name, strerror(-r));
 	else
 		r = attach_claimed(entry, queue, &row, flags & ENG_ATTACH_READ_ONLY, err, ret);
+	eng_entry_release(entry);
 	if (r == 0 && !(flags & ENG_ATTACH_READ_ONLY))
 		eng_store_want_standby(entry);
-	eng_entry_release(entry);
 	return r;
 }
 

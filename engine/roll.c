@@ -37,8 +37,8 @@ static void task_roll(struct eng_task *task)
 	roll->result = eng_entry_claim(entry->store, &entry->id, 0, &claimed);
 	if (roll->result == 0) {
 		roll->result = eng_roll_run(entry, NULL);
-		eng_store_want_standby(entry);
 		eng_entry_release(entry);
+		eng_store_want_standby(entry);
 	}
 	roll->msg.run = msg_rolled;
 	eng_queue_post(roll->disk->queue, &roll->msg);

@@ -290,8 +290,10 @@ void eng_snapshot_destroy(struct eng_snapshot *s)
 	drop_members(s);
 	for (size_t i = 0; i < s->count; i++) {
 		unmark_member(s->store, &s->members[i].disk);
-		if (s->members[i].entry)
-			eng_entry_release(s->members[i].entry);
+		if (!s->members[i].entry)
+			continue;
+		eng_entry_release(s->members[i].entry);
+		eng_store_want_standby(s->members[i].entry); /* which passes over busy disks */
 	}
 	cuts_remove(s);
 	eng_batch_destroy(s->batch);
@@ -386,19 +388,15 @@ static int intent(struct eng_snapshot *s, struct fmt_error *err)
 	return r;
 }
 
-/* CU-19: a head only moves forward: a roll may have recorded a newer one already. */
+/*
+ * CU-19: a head only moves forward. The disk is busy by us since before its tail was looked up, so no
+ * roll can have recorded a newer one.
+ */
 static void put_head(struct eng_snapshot *s, const struct eng_member *m)
 {
-	struct eng_catalog *cat = s->store->catalog;
-	struct cat_layer now;
-	struct cat_disk disk;
-
-	eng_catalog_set_layer_state(cat, &m->pending->id, CAT_LAYER_ACTIVE);
-	if (eng_catalog_get_disk_id(cat, &m->disk.id, &disk) == 0 &&
-	    eng_catalog_get_layer(cat, &disk.head, &now) == 0 &&
-	    now.generation >= m->pending->generation)
-		return;
-	eng_catalog_set_disk_head(cat, &m->disk.id, &m->pending->id);
+	assert(m->pending->generation == m->tail->generation + 1);
+	eng_catalog_set_layer_state(s->store->catalog, &m->pending->id, CAT_LAYER_ACTIVE);
+	eng_catalog_set_disk_head(s->store->catalog, &m->disk.id, &m->pending->id);
 }
 
 static int commit(struct eng_snapshot *s, struct fmt_error *err)
@@ -701,7 +699,6 @@ static void finish(struct eng_snapshot *s)
 
 		if (m->tail->kind == FMT_KIND_OVERLAY)
 			eng_store_seal(s->store, &m->tail->id, m->tail);
-		eng_store_want_standby(m->entry);
 	}
 	eng_store_checkpoint(s->store);
 	tell(s, ENG_SNAPSHOT_COMMITTED);

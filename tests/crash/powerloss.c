@@ -4,7 +4,8 @@
  * then the log is cut at many of its events, what was not flushed by then survives or not by chance,
  * and the store that is left is opened under another boot id: every snapshot whose job had completed
  * is there, whole and unchanged, no half one is; every sector holds what the last flush covered or
- * something written later; the store goes on working. Part of the recoveries are recorded and cut too.
+ * something written later; the store goes on working. Part of the recoveries are recorded and cut too,
+ * and in some loads the process dies and recovers before the power fails.
  *
  * Environment: VMIMG_TEST_SECONDS; SEED of the first load; CASE: the directory that a failure left,
  * to check that one case again. A load runs on several threads, so that a seed gives the same mix but
@@ -70,6 +71,7 @@ static void pick_load(struct rig *rig, uint64_t *rng)
 	rig->depth = 8 + (unsigned)(x >> 4 & 7);
 	rig->pause_us = 2000;
 	rig->extras = 40;
+	rig->die = x >> 13 & 1;
 	rig->flushes = (unsigned)(x >> 7 & 31) + 4;
 	rig->detaches = 16;
 }
@@ -91,6 +93,7 @@ static void run_load(struct recording *r)
 		rig.dir = r->store;
 		rig.log = r->log;
 		rig.ops = part * CRASHED_OPS / 3;
+		rig.die = rig.die && part < 3;
 		/* The recorder knows bytes, a page cache writes sectors. */
 		rig.sectors = r->tmpfs || rig.options.buffered;
 		rig.sectors_punched = true;

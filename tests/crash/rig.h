@@ -59,6 +59,7 @@ struct rig {
 	unsigned extras;   /* of 256 turns of the snapshot thread, make or remove a disk */
 	unsigned flushes;  /* of 256 requests */
 	unsigned detaches; /* of 4096 requests, detach and attach a disk instead */
+	bool die;          /* in the end, as a process: no detach, no close */
 	/* What the recorder tears is bytes where a page cache has sectors: whole sectors only, */
 	bool sectors;         /* ... of all requests */
 	bool sectors_punched; /* ... of zeroes on disks that may have a raw head */

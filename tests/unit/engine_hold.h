@@ -394,8 +394,23 @@ static inline void hold_close(struct eng_io *io, struct eng_file *file)
 	hold.inner->close(io, file);
 }
 
+/* Forgets rules and files, before the next eng_io; nothing is held. */
+static inline void hold_reset(void)
+{
+	for (struct hold_file *f = hold.files, *next; f; f = next) {
+		next = f->next;
+		free(f->path);
+		free(f);
+	}
+	hold.files = NULL;
+	hold.count = 0;
+	hold.rings = 0;
+	hold.rings_without_hold = 0;
+}
+
 static inline void hold_install(struct eng_io *io)
 {
+	hold_reset();
 	hold.inner = io->ops;
 	hold.ops = *io->ops;
 	hold.ops.open = hold_open;

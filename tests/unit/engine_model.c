@@ -266,8 +266,6 @@ static void end_load(void)
 	free(scratch);
 	close_store();
 	finish();
-	memset(&hold, 0, sizeof(hold));
-	pthread_mutex_init(&hold.lock, NULL);
 }
 
 /* P1, P4, P6 */

@@ -442,7 +442,6 @@ Test(engine_recover, process_may_die_at_any_operation_of_a_snapshot)
 		expect_recovered(false, "death", death.skip);
 		close_store();
 		finish();
-		memset(&hold, 0, sizeof(hold));
 	}
 	cr_expect_geq(deaths, 15u);
 }
@@ -491,7 +490,6 @@ Test(engine_recover, recovery_may_die_at_any_operation_too)
 		expect_recovered(false, "recovery's death", second.skip);
 		close_store();
 		finish();
-		memset(&hold, 0, sizeof(hold));
 	}
 	cr_expect_geq(deaths, 10u);
 }
@@ -559,7 +557,6 @@ static void enter_power_loss(struct eng_record *rec, uint64_t index, uint64_t se
 	must(eng_io_posix_create(&machine) == 0);
 	must(eng_io_posix_set_shm_dir(machine, memory) == 0);
 	eng_io_posix_set_boot_id(machine, boot);
-	memset(&hold, 0, sizeof(hold));
 	use_io(NULL);
 	snprintf(dir, sizeof(dir), "%s", tree);
 	open_store();
@@ -601,7 +598,6 @@ Test(engine_recover, power_may_fail_at_any_event_of_a_snapshot)
 	make_overlays(2);
 	eng_fault_destroy(fault);
 	must(eng_record_create(machine, dir, &rec) == 0);
-	memset(&hold, 0, sizeof(hold));
 	use_io(eng_record_io(rec));
 	last = record_snapshot(rec, &first);
 	own_machine = machine;
@@ -636,6 +632,8 @@ static void lose_power_after_recovery(bool raw)
 {
 	struct eng_fault *own_fault;
 	struct eng_io *own_machine;
+	struct eng_queue *own_queue[2];
+	struct eng_store *own_store;
 	struct eng_record *rec;
 	uint64_t index;
 
@@ -646,7 +644,6 @@ static void lose_power_after_recovery(bool raw)
 		make_overlays(2);
 	eng_fault_destroy(fault);
 	must(eng_record_create(machine, dir, &rec) == 0);
-	memset(&hold, 0, sizeof(hold));
 	use_io(eng_record_io(rec));
 	open_store();
 	attach_all(2);
@@ -663,6 +660,8 @@ static void lose_power_after_recovery(bool raw)
 	index = eng_record_index(rec);
 	own_machine = machine;
 	own_fault = fault;
+	own_store = store;
+	memcpy(own_queue, queue, sizeof(queue));
 	for (uint64_t seed = 0; seed < 12; seed++) {
 		char store_dir[192];
 
@@ -678,6 +677,10 @@ static void lose_power_after_recovery(bool raw)
 	}
 	machine = own_machine;
 	fault = own_fault;
+	io = eng_fault_io(fault);
+	store = own_store;
+	memcpy(queue, own_queue, sizeof(queue));
+	close_store();
 	eng_fault_destroy(fault);
 	eng_record_destroy(rec);
 	eng_io_destroy(machine);

@@ -316,8 +316,6 @@ static bool try_fault(enum eng_fault_op op, uint64_t skip, bool overlays)
 	}
 	there = eng_fault_struck(fault, n) != 0;
 	finish();
-	memset(&hold, 0, sizeof(hold));
-	pthread_mutex_init(&hold.lock, NULL);
 	return there;
 }
 
