@@ -260,6 +260,12 @@ static int crash_pwrite(int fd, const uint8_t *data, uint64_t len, uint64_t offs
 	return 0;
 }
 
+/* Whether the page must be written: one of zeros reads the same as a hole, and costs nothing. */
+static bool crash_holds(const uint8_t *page)
+{
+	return page && (page[0] || memcmp(page, page + 1, REC_PAGE - 1) != 0);
+}
+
 static int crash_write_image(int fd, const struct rec_image *image)
 {
 	struct iovec iov[WRITE_PAGES];
@@ -271,8 +277,8 @@ static int crash_write_image(int fd, const struct rec_image *image)
 		return -errno;
 	for (i = 0; i < image->count && i * REC_PAGE < image->size; i += n ? n : 1) {
 		len = 0;
-		for (n = 0; n < WRITE_PAGES && i + n < image->count && image->pages[i + n] &&
-			    (i + n) * REC_PAGE < image->size;
+		for (n = 0; n < WRITE_PAGES && i + n < image->count &&
+			    crash_holds(image->pages[i + n]) && (i + n) * REC_PAGE < image->size;
 		     n++) {
 			iov[n].iov_base = image->pages[i + n];
 			iov[n].iov_len = REC_PAGE;

@@ -78,11 +78,14 @@ struct eng_layer {
 
 	_Atomic unsigned refs;
 	_Atomic(struct eng_succ *) succ;
-	struct eng_succ *abandoned;        /* meta_lock */
-	_Atomic unsigned inflight;         /* writes dequeued and flush rounds under way */
-	_Atomic int harden;                /* enum eng_harden */
-	_Atomic int poisoned;              /* 0 or the negative errno of the sync that failed */
-	_Atomic bool sealed;               /* index and checksums can be used */
+	struct eng_succ *abandoned; /* meta_lock */
+	_Atomic unsigned inflight;  /* writes dequeued and flush rounds under way */
+	_Atomic int harden;         /* enum eng_harden */
+	_Atomic int poisoned;       /* 0 or the negative errno of the sync that failed */
+	_Atomic bool sealed;        /* index and checksums can be used */
+	/* Background calls that allocate or fill space behind the mapped slots: a seal, whose pages
+	 * go there, waits for their end. */
+	_Atomic unsigned spacing;
 	_Atomic(struct eng_index *) index; /* of a sealed layer, opened on first use */
 
 	/* the worker's */

@@ -52,6 +52,12 @@ static void seal(struct seal_task *t)
 	if (!layer && eng_store_open_layer(store, &row, true, NULL, &t->layer) < 0)
 		return;
 	layer = t->layer;
+	/* Zeros on their way to slots that were never used must not land on the index. */
+	while (atomic_load(&layer->spacing)) {
+		if (eng_pool_stopping(store->pool))
+			return;
+		eng_io_sleep_ns(store->io, 1000000);
+	}
 	parent_hash(store, &row.parent, hash);
 	if (layer->hdr.state != FMT_STATE_SEALED &&
 	    eng_layer_seal(layer, hash, rate, stopping, store->pool, NULL) < 0)

@@ -118,6 +118,7 @@ static void task_space(struct eng_task *task)
 	case SPACE_SEGMENT: t->result = make_segment(t); break;
 	case SPACE_WRITTEN: t->result = write_zeros(t);
 	}
+	atomic_fetch_sub(&t->layer->spacing, 1);
 	t->msg.run = space_made;
 	eng_queue_post(t->disk->queue, &t->msg);
 }
@@ -184,6 +185,7 @@ static int submit(struct eng_disk *disk, struct eng_layer *layer, const struct e
 	t->layer = eng_layer_get(layer);
 	t->task.run = task_space;
 	disk->background++;
+	atomic_fetch_add(&layer->spacing, 1);
 	/* Never behind other background work: a write, and with it a cut, may come to wait for it. */
 	eng_pool_submit(disk->pool, ENG_POOL_URGENT, &t->task);
 	return 0;

@@ -83,6 +83,8 @@ static void child(struct bed *bed, uint64_t seed, bool load)
 		.pause_us = 12000,
 		.extras = 0,
 		.flushes = (unsigned)(seed >> 8 & 31),
+		.fuas = (unsigned)(seed >> 16 & 31),
+		.files = seed >> 24 & 1 ? 4 : 0,
 		.detaches = 8,
 	};
 

@@ -12,6 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "engine/fdcache.h"
+
 #define LENGTH_MAX (64u << 10)
 #define HANG_NS    (60ull * 1000000000)
 
@@ -147,6 +149,7 @@ struct worker {
 	struct eng_disk *disk[RIG_DISKS];
 	struct slot *slots, *free;
 	unsigned in_flight;
+	unsigned flush_first; /* so many disks are flushed before anything else */
 	pthread_t thread;
 };
 
@@ -217,12 +220,13 @@ static void decide(struct worker *w, struct hist_op *op, uint8_t *code)
 {
 	struct rig *rig = w->rig;
 	uint64_t x = pick(w, 256);
+	bool first = w->flush_first > 0;
 
-	op->disk = (uint8_t)(w->first + 2 * pick(w, w->disks));
+	op->disk = (uint8_t)(w->first + 2 * (first ? --w->flush_first : pick(w, w->disks)));
 	pick_range(w, op->disk, &op->offset, &op->length);
-	op->fua = pick(w, 10) == 0;
+	op->fua = pick(w, 256) < rig->fuas;
 	*code = ENG_WRITE;
-	if (x < rig->flushes) {
+	if (first || x < rig->flushes) {
 		op->kind = HIST_FLUSH;
 		op->offset = 0;
 		op->length = 0;
@@ -399,12 +403,23 @@ static void worker_close(struct worker *w)
 	free(w->slots);
 }
 
+/* A guest that comes back may flush what a dead process has acknowledged (RV-5). */
+static void flush_before(struct worker *w)
+{
+	w->flush_first = pick(w, 2) ? w->disks : 0;
+	while (w->flush_first && issue(w))
+		;
+	while (w->in_flight)
+		reap(w);
+}
+
 static void *worker_main(void *arg)
 {
 	struct worker *w = arg;
 	struct rig *rig = w->rig;
 
-	if (worker_open(w))
+	if (worker_open(w)) {
+		flush_before(w);
 		while (!atomic_load(&rig->stop)) {
 			if (atomic_load(&rig->log->history.count) >= rig->ops)
 				atomic_store(&rig->stop, true);
@@ -415,6 +430,7 @@ static void *worker_main(void *arg)
 					atomic_store(&rig->stop, true);
 			reap(w);
 		}
+	}
 	worker_close(w);
 	return NULL;
 }
@@ -596,8 +612,10 @@ bool rig_run(struct rig *rig)
 	struct worker workers[2];
 	pthread_t snapper, canceller;
 	struct fmt_error err = {{0}};
-	int r = eng_store_open(rig->io, rig->dir, &rig->options, &err, &rig->store);
+	int r;
 
+	eng_fdcache_set_limit(rig->files);
+	r = eng_store_open(rig->io, rig->dir, &rig->options, &err, &rig->store);
 	if (r < 0) {
 		fail(rig, "open: %d, %s", r, err.text);
 		return false;

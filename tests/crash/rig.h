@@ -58,7 +58,9 @@ struct rig {
 	unsigned depth;    /* in flight, a queue */
 	unsigned extras;   /* of 256 turns of the snapshot thread, make or remove a disk */
 	unsigned flushes;  /* of 256 requests */
+	unsigned fuas;     /* of 256 writes */
 	unsigned detaches; /* of 4096 requests, detach and attach a disk instead */
+	unsigned files;    /* descriptors that the cache may keep open, 0: many */
 	bool die;          /* in the end, as a process: no detach, no close */
 	/* What the recorder tears is bytes where a page cache has sectors: whole sectors only, */
 	bool sectors;         /* ... of all requests */
