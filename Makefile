@@ -20,6 +20,8 @@ ALL_CFLAGS := -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wstrict-prototype
 	-Wmissing-prototypes -fvisibility=hidden -fPIC -pthread $(CFLAGS)
 ALL_LDFLAGS := -pthread $(LDFLAGS)
 LIBS := -luring -lxxhash -lz -lsqlite3 -ljansson
+# The command's, beyond the library's.
+TOOL_LIBS := -lgnutls -lsystemd -lnbd
 
 ifdef SAN
 ALL_CFLAGS += -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
@@ -53,12 +55,13 @@ VIEW_format := format
 VIEW_engine := engine format
 VIEW_fsck := fsck format engine/io.h engine/catalog.h
 VIEW_api := api engine fsck format
-VIEW_cli := cli bench api
+VIEW_serve := serve api
+VIEW_cli := cli bench api serve/serve.h
 VIEW_bench := bench api
 VIEW_examples := examples api
 VIEW_tests := tests api
-VIEW_all := format engine fsck api cli bench tests
-VIEWS := format engine fsck api cli bench examples tests all
+VIEW_all := format engine fsck api serve cli bench tests
+VIEWS := format engine fsck api serve cli bench examples tests all
 
 # Tests that may look inside; all others see the public header only.
 INSIDERS := tests/unit tests/sim tests/fault tests/fuzz tests/crash
@@ -77,7 +80,7 @@ with_tests = $(if $(1),$(shell grep -l -e '^\(Parameterized\)\?Test$(paren)' -e 
 
 LIB_FOLDERS := format engine fsck api
 LIB_SRCS := $(call sources,$(LIB_FOLDERS))
-TOOL_SRCS := $(call sources,cli bench)
+TOOL_SRCS := $(call sources,cli bench serve)
 MAIN_SRCS := $(call with_main,$(TOOL_SRCS))
 PROGRAMS := $(patsubst %.c,$(B)/%,$(filter-out cli/%,$(MAIN_SRCS)))
 EXAMPLE_SRCS := $(call sources,$(wildcard examples/*))
@@ -92,7 +95,7 @@ TEST_SCRIPTS := $(patsubst tests/%,%,$(sort $(wildcard $(addsuffix /*.sh,$(TEST_
 FUZZ_SRCS := $(call sources,tests/fuzz)
 FUZZERS := $(patsubst %.c,$(B)/%,$(if $(FUZZ_SRCS),$(shell grep -l LLVMFuzzerTestOneInput $(FUZZ_SRCS))))
 ALL_SRCS := $(LIB_SRCS) $(TOOL_SRCS) $(EXAMPLE_SRCS) $(TEST_LIB_SRCS) $(TEST_SRCS) $(FUZZ_SRCS) tests/tsan/main.c
-HEADERS := $(sort $(wildcard $(addsuffix /*.h,$(LIB_FOLDERS) cli bench tests tests/* tests/tsan/criterion examples/*)))
+HEADERS := $(sort $(wildcard $(addsuffix /*.h,$(LIB_FOLDERS) cli bench serve tests tests/* tests/tsan/criterion examples/*)))
 
 # ---- what is built --------------------------------------------------------------------------------
 
@@ -141,12 +144,12 @@ $(B)/libvmimg.so: $(B)/libvmimg.so.$(SOVERSION)
 
 $(B)/vmimg: $(call objects,$(filter cli/%,$(MAIN_SRCS))) $(B)/tools.a $(B)/libvmimg.a
 	$(call say,LD,$@)
-	$(Q)$(link) $(LIBS)
+	$(Q)$(link) $(TOOL_LIBS) $(LIBS)
 
 $(PROGRAMS): $(B)/%: $(B)/obj/%.o $(B)/tools.a $(B)/libvmimg.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
-	$(Q)$(link) $(LIBS)
+	$(Q)$(link) $(TOOL_LIBS) $(LIBS)
 
 helpers = $(call objects,$(filter-out $(call with_main,$(EXAMPLE_SRCS)),$(call sources,$(patsubst %/,%,$(1)))))
 $(EXAMPLES): $(B)/%: $(B)/obj/%.o $$(call helpers,$$(dir $$*)) $(B)/libvmimg.a
@@ -165,6 +168,7 @@ archives_format := format
 archives_engine := engine format
 archives_fsck := fsck engine format
 archives_api := $(LIB_FOLDERS)
+archives_serve := $(LIB_FOLDERS) tools
 archives = $(patsubst %,$(B)/%.a,$(if $(TEST_LIB_SRCS),tests) $(or \
 	$(if $(filter unit/%,$(1)),$(archives_$(firstword $(subst _, ,$(patsubst unit/%,%,$(1)))))),\
 	$(LIB_FOLDERS) tools))
@@ -177,7 +181,7 @@ $(TESTS:%=$(B)/tests/%): $(B)/tests/%: $(B)/obj/tests/%.o $$(call test_helpers,$
 		$(CRITERION)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
-	$(Q)$(link) $(if $(TSAN),-lm,-lcriterion) $(LIBS)
+	$(Q)$(link) $(if $(TSAN),-lm,-lcriterion) $(TOOL_LIBS) $(LIBS)
 
 # Seconds that a program which can run for any length of time may spend: folder or program, in `make
 # test`, in `make soak`. The program reads VMIMG_TEST_SECONDS; the runner kills it at twice that and
@@ -230,11 +234,12 @@ mutants: deps
 
 FUZZ_SECONDS ?= 60
 FUZZ_CFLAGS = -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined
-$(FUZZERS): $(B)/%: %.c $(LIB_SRCS) $(HEADERS) $(B)/inc/views
+SERVE_SRCS := $(filter serve/%,$(TOOL_SRCS))
+$(FUZZERS): $(B)/%: %.c $(LIB_SRCS) $(SERVE_SRCS) $(HEADERS) $(B)/inc/views
 	@mkdir -p $(@D)
 	$(call say,FUZZ,$@)
 	$(Q)$(CLANG) $(filter-out -fvisibility=hidden,$(ALL_CFLAGS)) $(FUZZ_CFLAGS) -I$(B)/inc/all \
-		-o $@ $< $(filter-out $<,$(filter $(LIB_SRCS),$^)) $(LIBS)
+		-o $@ $< $(filter-out $<,$(filter $(LIB_SRCS) $(SERVE_SRCS),$^)) $(TOOL_LIBS) $(LIBS)
 fuzz: deps-static
 	$(submake) $(FUZZERS)
 	$(Q)set -e; for f in $(FUZZERS); do \
@@ -282,6 +287,7 @@ demo: deps
 # ---- packages, install, clean ---------------------------------------------------------------------
 
 DEPS := gcc libc6-dev liburing-dev libxxhash-dev zlib1g-dev libsqlite3-dev libjansson-dev \
+	libgnutls28-dev libsystemd-dev libnbd-dev \
 	libcriterion-dev pkg-config util-linux qemu-utils qemu-system-common e2fsprogs xfsprogs
 DEPS_STATIC := $(DEPS) clang clang-tidy clang-format
 DEPS_BENCH := $(DEPS) python3

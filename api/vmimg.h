@@ -90,6 +90,9 @@ struct vmimg_options {
 	uint64_t seal_rate;  /* bytes a second read for sealing; 0: 64 MiB/s */
 	/* extra directories that qcow2 backing files may lie in, NULL-ended; or NULL */
 	const char *const *base_dirs;
+	/* The program that holds a lease on frozen guests: arguments, NULL-ended; it calls
+	 * vmimg_lease_run(0). NULL: {"vmimg", "lease", NULL}, looked for in PATH. */
+	const char *const *lease_argv;
 };
 
 /* Makes an empty store in @dir, which must not exist or be empty. */
@@ -134,7 +137,8 @@ VMIMG_API int vmimg_disk_create(struct vmimg_service *svc, const char *disk,
 /* -EBUSY: attached, in a running job, or a snapshot still holds it. */
 VMIMG_API int vmimg_disk_delete(struct vmimg_service *svc, const char *disk,
 				struct vmimg_error *err);
-/* Grow only (-EINVAL to shrink); multiple of 512. The disk must be detached: -EBUSY. */
+/* Grow only (-EINVAL to shrink); multiple of 512. An attached disk grows under its clients; the call
+ * waits for its queue's thread, so it is not for that thread: -EDEADLK. */
 VMIMG_API int vmimg_disk_resize(struct vmimg_service *svc, const char *disk, uint64_t size,
 				struct vmimg_error *err);
 
@@ -287,6 +291,7 @@ enum vmimg_op {
 	VMIMG_FLUSH = 2,
 	VMIMG_WRITE_ZEROES = 3,
 	VMIMG_DISCARD = 4, /* reads as zeros afterwards */
+	VMIMG_EXTENTS = 5, /* block status of [offset, offset + length): BQ-17 */
 };
 
 enum {
@@ -294,6 +299,24 @@ enum {
 };
 
 struct iovec;
+
+enum vmimg_extent_state {
+	VMIMG_EXTENT_DATA = 1,
+	VMIMG_EXTENT_ZERO = 2, /* reads as zeros, and a layer says so */
+	VMIMG_EXTENT_HOLE = 3, /* reads as zeros: nothing in any layer */
+};
+
+/*
+ * What VMIMG_EXTENTS writes: request.iov[0] is an array of them, iovcnt 1, length any range of the
+ * disk that is not empty. The completion's result is their number, at least 1; adjacent, from @offset
+ * on, the last one clipped to the range; they may end before it when the array is full.
+ */
+struct vmimg_disk_extent {
+	uint64_t length; /* bytes */
+	uint32_t state;  /* enum vmimg_extent_state */
+	uint32_t layer;  /* ordinal of the newest layer that holds it, 0 the base; see
+			    vmimg_disk_frozen_layer(); of a hole 0 */
+};
 
 /* A request: caller-owned, copied by submit; the buffers stay the request's until its completion. */
 struct vmimg_request {
@@ -369,6 +392,17 @@ VMIMG_API int vmimg_disk_attach(struct vmimg_queue *queue, const char *disk, uns
  * with -ENOTRECOVERABLE. */
 VMIMG_API int vmimg_disk_detach(struct vmimg_disk *disk);
 VMIMG_API uint64_t vmimg_disk_size(struct vmimg_disk *disk); /* bytes; any thread */
+/* Bytes of a block of its overlays: requests of this alignment cost least. Any thread. */
+VMIMG_API uint32_t vmimg_disk_block_size(struct vmimg_disk *disk);
+/* Ordinal of the disk's newest layer; grows by one a cut. The worker's thread. */
+VMIMG_API uint32_t vmimg_disk_layers(struct vmimg_disk *disk);
+/*
+ * The ordinal of this disk's layer that the snapshot "COLLECTION@NAME" froze: what changed since is
+ * what extents say is held by a later layer. -ENOENT: no such snapshot, or the disk is not in it. The
+ * worker's thread.
+ */
+VMIMG_API int vmimg_disk_frozen_layer(struct vmimg_disk *disk, const char *snapshot,
+				      struct vmimg_error *err, uint32_t *ret);
 /* Bytes of memory that the disk's map takes, and blocks it holds in the head; the worker's thread. */
 VMIMG_API void vmimg_disk_memory(struct vmimg_disk *disk, uint64_t *map_bytes,
 				 uint64_t *head_blocks);
@@ -395,11 +429,6 @@ VMIMG_API int vmimg_image_flush(struct vmimg_image *image, struct vmimg_error *e
 VMIMG_API int vmimg_image_info(const char *path, const char *base_dir, bool chain,
 			       struct vmimg_error *err, char **json);
 
-enum vmimg_extent_state {
-	VMIMG_EXTENT_DATA = 1,
-	VMIMG_EXTENT_ZERO = 2,
-	VMIMG_EXTENT_HOLE = 3, /* nothing in any layer */
-};
 struct vmimg_extent {
 	uint64_t start, length; /* bytes */
 	uint8_t state;          /* enum vmimg_extent_state */
