@@ -174,6 +174,11 @@ uint64_t vmimg_disk_size(struct vmimg_disk *disk)
 	return disk ? disk_of(disk)->size : 0;
 }
 
+uint32_t vmimg_disk_block_size(struct vmimg_disk *disk)
+{
+	return disk ? 1u << disk_of(disk)->block_bits : 0;
+}
+
 void vmimg_disk_memory(struct vmimg_disk *disk, uint64_t *map_bytes, uint64_t *head_blocks)
 {
 	const struct eng_disk *d = disk_of(disk);

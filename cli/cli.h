@@ -51,6 +51,7 @@ extern const struct cli_verb cli_job_verbs[];
 extern const struct cli_verb cli_tree_verbs[];
 extern const struct cli_verb cli_check_verbs[];
 extern const struct cli_verb cli_bench_verbs[];
+extern const struct cli_verb cli_serve_verbs[];
 
 /* --- store.c: a verb's hold on the store --- */
 /*

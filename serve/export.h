@@ -36,15 +36,15 @@ struct srv_export {
 	struct srv_stats stats; /* any thread may read */
 	struct vmimg_disk *disk;
 	struct srv_watcher *watchers;
-	/* export.c's */
+	/* export.c's, under the table's lock */
 	struct srv_export *next;
-	unsigned refs; /* the table's lock */
-	int state;     /* the table's lock */
-	struct srv_task task;
-	struct srv_io flush;
-	struct srv_op timer;
-	struct __kernel_timespec linger;
+	unsigned refs;
+	int state;
+	bool flushing, resizing;
+	uint64_t idle_ns; /* since when nobody uses it */
 	struct srv_want *wants;
+	struct srv_task task, resize_task;
+	struct srv_io flush;
 };
 
 /* Somebody wants an export. The caller's until @done, which runs on the export's worker; on failure
@@ -54,6 +54,7 @@ struct srv_want {
 	void (*done)(struct srv_want *want, int result, struct srv_export *export);
 	char name[SRV_EXPORT_NAME_MAX];
 	struct vmimg_error error;
+	struct srv_export *export; /* this and the task are export.c's */
 	struct srv_task task;
 };
 
@@ -70,7 +71,9 @@ void srv_export_put(struct srv_export *export);
  * is @prefix or starts with "@prefix/" (NULL: all); -EBUSY when one has users. */
 int srv_exports_release(struct srv_exports *exports, const char *prefix);
 /* Any thread: the disk's size has changed; watchers are told. */
-void srv_exports_resized(struct srv_exports *exports, const char *name, uint64_t size);
+void srv_exports_resized(struct srv_exports *exports, const char *name);
+/* The main thread, every second or so: lets go of what nobody has used for some seconds. */
+void srv_exports_tick(struct srv_exports *exports);
 /* Any thread; @each under the table's lock: fields that any thread may read only. */
 void srv_exports_each(struct srv_exports *exports,
 		      void (*each)(void *arg, const struct srv_export *export, unsigned users),

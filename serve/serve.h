@@ -17,7 +17,6 @@ struct serve_options {
 	const char *nbd_tcp;        /* "HOST:PORT", "[V6]:PORT" or ":PORT"; NULL: no TCP */
 	const char *control_socket; /* NULL: STORE/control.sock; "": none */
 	const char *vhost_dir;      /* VM.DISK.sock are made in it; NULL: none */
-	const char *metrics_socket; /* HTTP, Prometheus text; NULL: none */
 	unsigned socket_mode;       /* of Unix sockets; 0: 0600 */
 
 	const char *tls_certificates; /* directory: ca-cert.pem, server-cert.pem, server-key.pem */

@@ -25,8 +25,12 @@ struct srv_stats {
 		_Atomic uint64_t requests, bytes, errors, total_ns;
 		_Atomic uint64_t latency[SRV_LATENCY_BUCKETS];
 	} op[SRV_STAT_OPS];
-	_Atomic uint64_t connections; /* now */
+	_Atomic uint64_t
+		snapshot_write_max_ns; /* longest write while a snapshot was being created */
+	_Atomic uint64_t connections;  /* now */
 };
+
+extern _Atomic unsigned srv_snapshots_running; /* of this process */
 
 uint64_t srv_now_ns(void); /* monotonic */
 /* A request ended: @op is an enum vmimg_op. Its worker. */
