@@ -36,8 +36,17 @@ SAME_FIELD(vmimg_completion, eng_completion, foreign);
 static_assert((int)VMIMG_READ == (int)ENG_READ && (int)VMIMG_WRITE == (int)ENG_WRITE &&
 		      (int)VMIMG_FLUSH == (int)ENG_FLUSH &&
 		      (int)VMIMG_WRITE_ZEROES == (int)ENG_WRITE_ZEROES &&
-		      (int)VMIMG_DISCARD == (int)ENG_DISCARD,
+		      (int)VMIMG_DISCARD == (int)ENG_DISCARD &&
+		      (int)VMIMG_EXTENTS == (int)ENG_EXTENTS,
 	      "operations");
+static_assert(sizeof(struct vmimg_disk_extent) == sizeof(struct eng_disk_extent), "passed through");
+SAME_FIELD(vmimg_disk_extent, eng_disk_extent, length);
+SAME_FIELD(vmimg_disk_extent, eng_disk_extent, state);
+SAME_FIELD(vmimg_disk_extent, eng_disk_extent, layer);
+static_assert((int)VMIMG_EXTENT_DATA == (int)ENG_EXTENT_DATA &&
+		      (int)VMIMG_EXTENT_ZERO == (int)ENG_EXTENT_ZERO &&
+		      (int)VMIMG_EXTENT_HOLE == (int)ENG_EXTENT_HOLE,
+	      "extent states");
 static_assert(VMIMG_FUA == ENG_REQ_FUA, "flags");
 static_assert((int)VMIMG_ATTACH_READ_ONLY == (int)ENG_ATTACH_READ_ONLY, "flags");
 
@@ -105,7 +114,8 @@ struct io_uring *vmimg_queue_ring(struct vmimg_queue *queue)
 /* BQ-5, as far as the engine does not look at it. */
 static bool is_well_formed(const struct vmimg_request *request)
 {
-	bool takes_fua = request->op != VMIMG_READ && request->op != VMIMG_FLUSH;
+	bool takes_fua = request->op != VMIMG_READ && request->op != VMIMG_FLUSH &&
+			 request->op != VMIMG_EXTENTS;
 
 	return request->reserved == 0 && (takes_fua || request->flags == 0);
 }
@@ -177,6 +187,32 @@ uint64_t vmimg_disk_size(struct vmimg_disk *disk)
 uint32_t vmimg_disk_block_size(struct vmimg_disk *disk)
 {
 	return disk ? 1u << disk_of(disk)->block_bits : 0;
+}
+
+uint32_t vmimg_disk_layers(struct vmimg_disk *disk)
+{
+	if (!disk)
+		return 0;
+	eng_disk_promote(disk_of(disk));
+	return disk_of(disk)->nlayers - 1;
+}
+
+int vmimg_disk_frozen_layer(struct vmimg_disk *disk, const char *snapshot, struct vmimg_error *err,
+			    uint32_t *ret)
+{
+	struct fmt_error why = {""};
+	char collection[CAT_NAME_MAX], name[CAT_NAME_MAX];
+	int r;
+
+	if (!disk || !ret)
+		return api_fail(err, -EINVAL, "frozen layer: no %s given",
+				disk ? "result" : "disk");
+	if (api_name_split(snapshot, '@', collection, name) < 0)
+		return api_fail(err, -EINVAL,
+				"frozen layer: '%.140s' is no name, expected COLLECTION@NAME",
+				snapshot ? snapshot : "");
+	r = eng_store_frozen_layer(disk_of(disk), collection, name, &why, ret);
+	return r < 0 ? api_fail_why(err, r, &why, snapshot) : 0;
 }
 
 void vmimg_disk_memory(struct vmimg_disk *disk, uint64_t *map_bytes, uint64_t *head_blocks)

@@ -309,7 +309,8 @@ enum vmimg_extent_state {
 /*
  * What VMIMG_EXTENTS writes: request.iov[0] is an array of them, iovcnt 1, length any range of the
  * disk that is not empty. The completion's result is their number, at least 1; adjacent, from @offset
- * on, the last one clipped to the range; they may end before it when the array is full.
+ * on, the last one clipped to the range. They may end before it: the array is full, or one request has
+ * done its share of work (BQ-19); ask again from where they end.
  */
 struct vmimg_disk_extent {
 	uint64_t length; /* bytes */
@@ -398,8 +399,8 @@ VMIMG_API uint32_t vmimg_disk_block_size(struct vmimg_disk *disk);
 VMIMG_API uint32_t vmimg_disk_layers(struct vmimg_disk *disk);
 /*
  * The ordinal of this disk's layer that the snapshot "COLLECTION@NAME" froze: what changed since is
- * what extents say is held by a later layer. -ENOENT: no such snapshot, or the disk is not in it. The
- * worker's thread.
+ * what extents say is held by a later layer. -ENOENT: no such snapshot, or the disk is not in it, or
+ * it is later than this attachment's. The worker's thread; reads the catalog, as an attach does.
  */
 VMIMG_API int vmimg_disk_frozen_layer(struct vmimg_disk *disk, const char *snapshot,
 				      struct vmimg_error *err, uint32_t *ret);

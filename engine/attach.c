@@ -40,21 +40,29 @@ static char *split(char *name, char at)
 	return p + 1;
 }
 
-static int find_snapshot_disk(struct eng_store *store, char *collection, char *snapshot, char *vm,
-			      char *disk, struct cat_snapshot_disk *ret, struct fmt_error *err)
+static int list_snapshot(struct eng_store *store, const char *collection, const char *snapshot,
+			 struct cat_snapshot_disk **ret, size_t *count, struct fmt_error *err)
 {
-	struct cat_snapshot_disk *rows = NULL;
 	struct cat_snapshot snap;
-	size_t n = 0;
 	int r = eng_catalog_get_snapshot(store->catalog, collection, snapshot, &snap);
 
 	if (r == 0 && snap.state != CAT_SNAPSHOT_COMPLETE)
 		r = -ENOENT;
 	if (r < 0)
 		return fmt_fail(err, r, "%s@%s: no such snapshot", collection, snapshot);
-	r = eng_catalog_list_snapshot_disks(store->catalog, &snap.id, &rows, &n);
+	r = eng_catalog_list_snapshot_disks(store->catalog, &snap.id, ret, count);
+	return r < 0 ? fmt_fail(err, r, "%s@%s: cannot list its disks", collection, snapshot) : 0;
+}
+
+static int find_snapshot_disk(struct eng_store *store, char *collection, char *snapshot, char *vm,
+			      char *disk, struct cat_snapshot_disk *ret, struct fmt_error *err)
+{
+	struct cat_snapshot_disk *rows = NULL;
+	size_t n = 0;
+	int r = list_snapshot(store, collection, snapshot, &rows, &n, err);
+
 	if (r < 0)
-		return fmt_fail(err, r, "%s@%s: cannot list its disks", collection, snapshot);
+		return r;
 	r = -ENOENT;
 	for (size_t i = 0; i < n; i++)
 		if (!rows[i].skipped && !strcmp(rows[i].vm_name, vm) &&
@@ -65,6 +73,36 @@ static int find_snapshot_disk(struct eng_store *store, char *collection, char *s
 	free(rows);
 	return r < 0 ? fmt_fail(err, r, "%s@%s: holds no disk %s/%s", collection, snapshot, vm,
 				disk)
+		     : 0;
+}
+
+static int ordinal_of(const struct eng_disk *disk, const struct fmt_uuid *layer, uint32_t *ret)
+{
+	for (uint32_t i = disk->nlayers; i-- > 0;)
+		if (fmt_uuid_equal(&disk->layers[i]->id, layer)) {
+			*ret = i;
+			return 0;
+		}
+	return -ENOENT;
+}
+
+int eng_store_frozen_layer(struct eng_disk *disk, const char *collection, const char *snapshot,
+			   struct fmt_error *err, uint32_t *ret)
+{
+	struct eng_store *store = ((struct eng_entry *)disk->owner)->store;
+	struct cat_snapshot_disk *rows = NULL;
+	size_t n = 0;
+	int r = list_snapshot(store, collection, snapshot, &rows, &n, err);
+
+	if (r < 0)
+		return r;
+	eng_disk_promote(disk);
+	r = -ENOENT;
+	for (size_t i = 0; i < n && r < 0; i++)
+		if (!rows[i].skipped && fmt_uuid_equal(&rows[i].disk, &disk->id))
+			r = ordinal_of(disk, &rows[i].layer, ret);
+	free(rows);
+	return r < 0 ? fmt_fail(err, r, "%s@%s: holds no layer of this disk", collection, snapshot)
 		     : 0;
 }
 

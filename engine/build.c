@@ -188,15 +188,30 @@ static struct eng_build *build_start(struct eng_disk *disk, uint64_t region)
 	return b;
 }
 
+static bool has_indexed(const struct eng_disk *disk)
+{
+	return disk->indexed > (disk->layers[0]->kind != FMT_KIND_OVERLAY);
+}
+
+bool eng_build_ready(const struct eng_disk *disk, uint64_t region)
+{
+	return !has_indexed(disk) || eng_map_is_built(disk->map, region);
+}
+
+uint64_t eng_build_count_ready(const struct eng_disk *disk, uint64_t region, uint64_t max)
+{
+	if (!has_indexed(disk))
+		return max;
+	return eng_map_count_built(disk->map, region, max, eng_map_is_built(disk->map, region));
+}
+
 bool eng_build_region(struct eng_disk *disk, uint64_t region, struct eng_req *req,
 		      void (*resume)(struct eng_req *req, int result))
 {
 	struct eng_build *b = disk->builds;
 	struct build_waiter *w;
 
-	if (disk->indexed == 0 ||
-	    (disk->indexed == 1 && disk->layers[0]->kind != FMT_KIND_OVERLAY) ||
-	    eng_map_is_built(disk->map, region))
+	if (eng_build_ready(disk, region))
 		return true;
 	while (b && b->region != region)
 		b = b->next;

@@ -197,7 +197,9 @@ static int check(const struct eng_req *req)
 {
 	const struct eng_disk *disk = req->disk;
 
-	if (req->op != ENG_READ && req->op != ENG_FLUSH && disk->read_only)
+	bool writes = req->op != ENG_READ && req->op != ENG_FLUSH && req->op != ENG_EXTENTS;
+
+	if (writes && disk->read_only)
 		return -EROFS;
 	if (req->offset > disk->size || req->length > disk->size - req->offset)
 		return -EINVAL;
@@ -216,6 +218,10 @@ void eng_disk_start(struct eng_req *req)
 	}
 	if (req->op == ENG_READ) {
 		eng_read_start(req);
+		return;
+	}
+	if (req->op == ENG_EXTENTS) {
+		eng_extents_start(req);
 		return;
 	}
 	if (req->op != ENG_FLUSH && atomic_load_explicit(&disk->watched, memory_order_relaxed))

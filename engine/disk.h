@@ -160,6 +160,7 @@ void eng_read_start(struct eng_req *req);
 void eng_write_start(struct eng_req *req);
 void eng_zero_start(struct eng_req *req);
 void eng_flush_start(struct eng_req *req);
+void eng_extents_start(struct eng_req *req);
 /* Makes everything of the chain that is not durable durable, oldest layer first; then wakes. */
 void eng_flush_chain(struct eng_disk *disk, struct eng_req *req);
 /* A background round on every layer with unlogged mappings, to empty the journal. */
@@ -185,9 +186,23 @@ void eng_space_note_flush(struct eng_disk *disk, uint32_t mappings);
 void eng_write_unstall(struct eng_disk *disk, int error);
 /* Forgets regions of sealed layers, @some at most, while the map is above its bound. */
 void eng_build_trim(struct eng_disk *disk, unsigned some);
+/* Whether the map knows all layers of @region. */
+bool eng_build_ready(const struct eng_disk *disk, uint64_t region);
+/* How many regions from @region on (@max at most) are as ready as it is. */
+uint64_t eng_build_count_ready(const struct eng_disk *disk, uint64_t region, uint64_t max);
 /* Builds the region of @block when needed: true when it is built, else @req is resumed later. */
 bool eng_build_region(struct eng_disk *disk, uint64_t region, struct eng_req *req,
 		      void (*resume)(struct eng_req *req, int result));
+
+/*
+ * What the base alone says of @offset (below its end @end) and for how many bytes; of a qcow2 chain also
+ * which of its files (*@depth). May wait for the file: not on a worker that has guests.
+ */
+int eng_base_extent(const struct eng_layer *base, uint64_t end, uint64_t offset,
+		    struct fmt_error *err, uint64_t *len, enum eng_extent_state *state,
+		    uint32_t *depth);
+/* Where the base's bytes end: beyond it zeros. 0: there is no base. */
+uint64_t eng_base_end(const struct eng_layer *base);
 
 /* --- for the control side --- */
 /* Any thread: a layer of this disk got hardened by the coordinator; waiting flushes look again. */

@@ -13,7 +13,6 @@
 
 #include "engine/disk.h"
 #include "engine/image_impl.h"
-#include "engine/qcow2.h"
 
 #define DEPTH     64u
 #define PART      (4u << 20) /* a longer read or write is done in parts */
@@ -382,39 +381,20 @@ int eng_image_flush(struct eng_image *image, struct fmt_error *err)
 /* What the base says of up to @max bytes at @offset; the image's thread may wait for the file. */
 static int base_extent(struct call *call, uint64_t offset, uint64_t max)
 {
-	const struct eng_disk *disk = call->image->disk;
-	const struct eng_layer *base = disk->layers[0];
+	const struct eng_layer *base = call->image->disk->layers[0];
+	uint64_t end = eng_base_end(base);
 	struct eng_extent *e = &call->extent;
-	uint64_t end = base->kind == FMT_KIND_RAW     ? base->base_bytes
-		       : base->kind == FMT_KIND_QCOW2 ? eng_qcow2_size(base->qcow2)
-						      : 0;
-	uint64_t data = offset, hole = end;
-	enum eng_qcow2_state state;
-	uint32_t depth;
-	int r;
+	enum eng_extent_state state = ENG_EXTENT_HOLE;
+	uint32_t depth = 0;
+	int r = 0;
 
-	e->state = ENG_EXTENT_HOLE;
 	e->length = max;
-	if (offset >= end)
-		return 0;
-	if (base->kind == FMT_KIND_QCOW2) {
-		r = eng_qcow2_extent(base->qcow2, offset, call->err, &e->length, &state, &depth);
-		if (r < 0)
-			return r;
-		e->depth += depth;
-		e->state = state == ENG_QCOW2_DATA   ? ENG_EXTENT_DATA
-			   : state == ENG_QCOW2_ZERO ? ENG_EXTENT_ZERO
-						     : ENG_EXTENT_HOLE;
-	} else {
-		r = eng_io_next_data(disk->io, base->file, offset, &data, &hole);
-		if (r == -ENXIO)
-			data = end;
-		else if (r == 0 && data == offset)
-			end = hole < end ? hole : end;
-		if (data == offset) /* other errors: the file cannot tell */
-			e->state = ENG_EXTENT_DATA;
-		e->length = (data > offset ? data : end) - offset;
-	}
+	if (offset < end)
+		r = eng_base_extent(base, end, offset, call->err, &e->length, &state, &depth);
+	if (r < 0)
+		return r;
+	e->state = (uint8_t)state;
+	e->depth += depth;
 	e->length = e->length < max ? e->length : max;
 	return 0;
 }

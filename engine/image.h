@@ -13,20 +13,15 @@
 #include <stdint.h>
 
 #include "engine/io.h"
+#include "engine/queue.h"
 #include "format/error.h"
 #include "format/uuid.h"
 
 struct eng_image;
 
-enum eng_extent_state {
-	ENG_EXTENT_DATA = 1,
-	ENG_EXTENT_ZERO = 2,
-	ENG_EXTENT_HOLE = 3,
-};
-
 struct eng_extent {
 	uint64_t start, length; /* bytes */
-	uint8_t state;          /* enum eng_extent_state */
+	uint8_t state;          /* enum eng_extent_state (queue.h) */
 	uint32_t depth;         /* layers below the top */
 };
 

@@ -411,6 +411,70 @@ struct eng_map_entry eng_map_get_run(const struct eng_map *map, uint64_t block, 
 	return entry_of(first);
 }
 
+/* Layer and state alone: what is above the slot. */
+static uint64_t class_of(uint64_t value)
+{
+	return (value & ~VALUE_RESERVED) >> VALUE_LAYER_SHIFT;
+}
+
+/* How many of the @max blocks from @key of the region are of @class. */
+static uint32_t count_class(const struct leaf *leaf, uint32_t key, uint32_t max, uint64_t class)
+{
+	uint32_t n = 0;
+
+	if (!leaf)
+		return class == 0 ? max : 0;
+	if (is_uniform(leaf))
+		return class_of(leaf->values[0]) == class ? max : 0;
+	if (is_dense(leaf)) {
+		while (n < max && class_of(leaf->values[key + n]) == class)
+			n++;
+		return n;
+	}
+	for (uint32_t at = lower_bound(leaf, key); n < max; n++) {
+		bool exists = at < leaf->used && leaf_keys(leaf)[at] == key + n;
+
+		if (class_of(exists ? leaf->values[at] : 0) != class)
+			break;
+		at += exists;
+	}
+	return n;
+}
+
+struct eng_map_entry eng_map_get_state(const struct eng_map *map, uint64_t block, uint64_t max,
+				       uint64_t *count)
+{
+	uint32_t one, n;
+	struct eng_map_entry e = eng_map_get_run(map, block, 1, &one);
+	uint64_t class = e.state == ENG_MAP_NONE ? 0 : class_of(value_of(&e)), done = 0;
+	bool listed = false; /* a region was looked at block by block */
+
+	max = max < map->blocks - block ? max : map->blocks - block;
+	while (done < max && !listed) {
+		const struct leaf *leaf = leaf_of(map, (block + done) >> ENG_MAP_REGION_BITS);
+		uint32_t key = (block + done) & (ENG_MAP_REGION - 1), want = ENG_MAP_REGION - key;
+
+		want = want < max - done ? want : (uint32_t)(max - done);
+		listed = leaf && !is_uniform(leaf);
+		n = count_class(leaf, key, want, class);
+		done += n;
+		if (n < want)
+			break;
+	}
+	*count = done;
+	return e;
+}
+
+uint64_t eng_map_count_built(const struct eng_map *map, uint64_t region, uint64_t max, bool built)
+{
+	uint64_t n = 0;
+
+	max = max < map->regions - region ? max : map->regions - region;
+	while (n < max && eng_map_is_built(map, region + n) == built)
+		n++;
+	return n;
+}
+
 enum change { PUT, MERGE, RESERVE };
 
 static int change_region(struct eng_map *map, uint64_t block, uint32_t count, uint64_t first,

@@ -54,6 +54,15 @@ struct eng_map_entry eng_map_get(const struct eng_map *map, uint64_t block);
 struct eng_map_entry eng_map_get_run(const struct eng_map *map, uint64_t block, uint32_t max,
 				     uint32_t *count);
 /*
+ * The same wherever the slots are, and across regions: *@count blocks from @block on (1..max, never past
+ * the disk's end) are in the same layer and state; the run may go on after it. Looks at no more than one
+ * region block by block.
+ */
+struct eng_map_entry eng_map_get_state(const struct eng_map *map, uint64_t block, uint64_t max,
+				       uint64_t *count);
+/* How many regions from @region on (@max at most) are built, or (@built false) are not. */
+uint64_t eng_map_count_built(const struct eng_map *map, uint64_t region, uint64_t max, bool built);
+/*
  * Enters @count blocks from @block at slots from @first.slot (all NONE when that is NONE); entries
  * of newer layers are kept. Uses up the reservation of every block it names. -ENOMEM: nothing
  * changed in the region that failed, what was entered before it stays, and the call can be

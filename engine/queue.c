@@ -10,6 +10,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdalign.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -239,8 +240,12 @@ static bool well_formed(const struct eng_request *rq)
 {
 	size_t sum = 0;
 
-	if (!rq->disk || rq->op > ENG_DISCARD || rq->flags & ~ENG_REQ_FUA)
+	if (!rq->disk || rq->op > ENG_EXTENTS || rq->flags & ~ENG_REQ_FUA)
 		return false;
+	if (rq->op == ENG_EXTENTS) /* BQ-17 */
+		return rq->length && rq->iovcnt == 1 && rq->iov &&
+		       rq->iov->iov_len >= sizeof(struct eng_disk_extent) &&
+		       (uintptr_t)rq->iov->iov_base % alignof(struct eng_disk_extent) == 0;
 	if (rq->op == ENG_FLUSH)
 		return rq->length == 0;
 	if (rq->op != ENG_READ && rq->op != ENG_WRITE)

@@ -32,8 +32,22 @@ enum eng_req_op {
 	ENG_FLUSH = 2,
 	ENG_WRITE_ZEROES = 3,
 	ENG_DISCARD = 4,
+	ENG_EXTENTS = 5,
 };
 #define ENG_REQ_FUA 1u
+
+enum eng_extent_state {
+	ENG_EXTENT_DATA = 1,
+	ENG_EXTENT_ZERO = 2, /* reads as zeros, and a layer says so */
+	ENG_EXTENT_HOLE = 3, /* reads as zeros: nothing in any layer */
+};
+
+/* What EXTENTS writes to iov[0], an array of them: see the public header. */
+struct eng_disk_extent {
+	uint64_t length; /* bytes */
+	uint32_t state;  /* enum eng_extent_state */
+	uint32_t layer;  /* ordinal */
+};
 
 struct eng_request { /* what is asked for; copied */
 	struct eng_disk *disk;

@@ -227,9 +227,7 @@ static void read_qcow2(struct eng_req *req, uint64_t at, uint64_t from, uint64_t
 static void read_base(struct eng_req *req, uint64_t at, uint64_t from, uint64_t len)
 {
 	struct eng_layer *base = req->disk->layers[0];
-	uint64_t end = base->kind == FMT_KIND_RAW     ? base->base_bytes
-		       : base->kind == FMT_KIND_QCOW2 ? eng_qcow2_size(base->qcow2)
-						      : 0;
+	uint64_t end = eng_base_end(base);
 	uint64_t have = at < end ? (end - at < len ? end - at : len) : 0;
 
 	if (have < len)

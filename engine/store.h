@@ -116,6 +116,9 @@ enum {
 int eng_store_attach(struct eng_store *store, struct eng_queue *queue, const char *name,
 		     unsigned flags, struct fmt_error *err, struct eng_disk **ret);
 int eng_store_detach(struct eng_disk *disk);
+/* The ordinal of the layer of @disk that the snapshot froze; -ENOENT. The worker; reads the catalog. */
+int eng_store_frozen_layer(struct eng_disk *disk, const char *collection, const char *snapshot,
+			   struct fmt_error *err, uint32_t *ret);
 
 /* --- disks (disks.c): create, import, resize, delete --- */
 struct eng_disk_make {

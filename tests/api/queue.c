@@ -97,6 +97,52 @@ Test(api_queue, one_writer_any_number_of_readers)
 	cr_expect_eq(vmimg_queue_destroy(queue), 0);
 }
 
+/* BQ-17, BQ-20, BQ-21 */
+Test(api_queue, extents_tell_what_changed_since_a_snapshot)
+{
+	struct vmimg_disk_extent extents[4] __attribute__((aligned(8)));
+	struct iovec iov = {extents, sizeof(extents)};
+	struct vmimg_queue *queue = new_queue();
+	struct vmimg_request request = {.op = VMIMG_EXTENTS,
+					.iovcnt = 1,
+					.iov = &iov,
+					.length = 8 * MIB};
+	struct vmimg_disk *disk;
+	uint32_t frozen = 9;
+
+	make_vm("web", 1);
+	make_collection("prod", "web", NULL);
+	fill("web/d0", MIB, MIB, 1);
+	expect_ok(create("prod", "s1"));
+	disk = attach(queue, "web/d0", 0);
+	cr_expect_eq(vmimg_disk_block_size(disk), 4096u);
+	cr_expect_eq(vmimg_disk_block_size(NULL), 0u);
+	cr_expect_eq(vmimg_disk_layers(disk), 1u);
+	expect_ok(vmimg_disk_frozen_layer(disk, "prod@s1", &err, &frozen));
+	cr_expect_eq(frozen, 0u);
+	expect_error(vmimg_disk_frozen_layer(disk, "prod@s2", &err, &frozen), -ENOENT);
+	expect_error(vmimg_disk_frozen_layer(disk, "prod", &err, &frozen), -EINVAL);
+	expect_error(vmimg_disk_frozen_layer(disk, NULL, &err, &frozen), -EINVAL);
+	expect_error(vmimg_disk_frozen_layer(NULL, "prod@s1", &err, &frozen), -EINVAL);
+	expect_error(vmimg_disk_frozen_layer(disk, "prod@s1", &err, NULL), -EINVAL);
+	cr_assert_eq(transfer(queue, disk, VMIMG_WRITE, page, sizeof(page), 0), 0);
+	request.disk = disk;
+	cr_assert_eq(result_of(queue, request), 4);
+	cr_expect(extents[0].length == 4096 && extents[0].state == VMIMG_EXTENT_DATA &&
+		  extents[0].layer == frozen + 1);
+	cr_expect(extents[1].length == MIB - 4096 && extents[1].state == VMIMG_EXTENT_HOLE &&
+		  extents[1].layer == 0);
+	cr_expect(extents[2].length == MIB && extents[2].state == VMIMG_EXTENT_DATA &&
+		  extents[2].layer == 0);
+	request.flags = VMIMG_FUA;
+	cr_expect_eq(vmimg_queue_submit(queue, &request, 1), -EINVAL);
+	request.flags = 0;
+	request.length = 0;
+	cr_expect_eq(vmimg_queue_submit(queue, &request, 1), -EINVAL);
+	cr_expect_eq(vmimg_disk_detach(disk), 0);
+	cr_expect_eq(vmimg_queue_destroy(queue), 0);
+}
+
 /* BQ-5 */
 Test(api_queue, malformed_requests_are_refused)
 {
@@ -112,7 +158,7 @@ Test(api_queue, malformed_requests_are_refused)
 	for (unsigned i = 0; i < 12; i++)
 		bad[i] = good;
 	bad[n++].disk = NULL;
-	bad[n++].op = 5;
+	bad[n++].op = 6;
 	bad[n++].flags = 2;
 	bad[n++].flags = VMIMG_FUA; /* on a read */
 	bad[n++].reserved = 1;
