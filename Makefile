@@ -287,10 +287,10 @@ demo: deps
 # ---- packages, install, clean ---------------------------------------------------------------------
 
 DEPS := gcc libc6-dev liburing-dev libxxhash-dev zlib1g-dev libsqlite3-dev libjansson-dev \
-	libgnutls28-dev libsystemd-dev libnbd-dev \
+	libgnutls28-dev libsystemd-dev libnbd-dev systemd python3 \
 	libcriterion-dev pkg-config util-linux qemu-utils qemu-system-common e2fsprogs xfsprogs
 DEPS_STATIC := $(DEPS) clang clang-tidy clang-format
-DEPS_BENCH := $(DEPS) python3
+DEPS_BENCH := $(DEPS)
 install_missing = $(Q)bash .ci/deps $(1)
 
 .PHONY: deps deps-static deps-bench install clean
@@ -312,6 +312,10 @@ install: all
 	install -m 644 $(B)/vmimg.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/
 	$(if $(MAN_PAGES),install -d $(DESTDIR)$(PREFIX)/share/man/man1)
 	$(if $(MAN_PAGES),install -m 644 $(MAN_PAGES) $(DESTDIR)$(PREFIX)/share/man/man1/)
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d
+	for unit in packaging/systemd/*@*; do \
+		sed 's|/usr/local|$(PREFIX)|' $$unit >$(DESTDIR)$(PREFIX)/lib/systemd/system/$${unit##*/}; done
+	install -m 644 packaging/systemd/vmimg.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/
 
 clean:
 	rm -rf $(B)
