@@ -280,6 +280,15 @@ VMIMG_API int vmimg_list(struct vmimg_service *svc, enum vmimg_kind kind, const 
 			 struct vmimg_error *err, char **json);
 VMIMG_API void vmimg_free(void *ptr);
 
+/* --- the calls of this header as JSON, for those who carry them elsewhere (spec/control.md) --- */
+/*
+ * One request, one reply: @request is a JSON object {"id", "method", "params"}, at most 64 KiB; *@reply
+ * is {"id", "result"} or {"id", "error": {"code", "message", "field"}}, without line breaks, released
+ * with vmimg_free(). Returns 0 with a result, 1 with an error, and without a reply -ENOMEM, or -EINVAL
+ * when an argument is NULL. Any thread; it blocks as long as what it calls.
+ */
+VMIMG_API int vmimg_call(struct vmimg_service *svc, const char *request, char **reply);
+
 /* --- the block path: queues, disks, requests --- */
 struct vmimg_queue;
 struct vmimg_disk;

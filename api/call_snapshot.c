@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * call_snapshot.c - the methods of snapshots and their jobs (CP-*, section 2 of spec/control.md). Any
+ * thread; WaitJob and synchronous creates block.
+ */
+#include "api/call.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NAME_BYTES  1024u
+#define WAIT_MAX_MS 60000u
+#define NS_PER_MS   UINT64_C(1000000)
+
+/* --- snapshots --- */
+
+enum { COLLECTION, SETTINGS, TYPE, RESULT };
+
+/* Malloced; "" when none are given, NULL when memory is short. */
+static char *settings_text(const struct api_call *call)
+{
+	const json_t *settings = call->values[SETTINGS];
+
+	if (json_is_object(settings))
+		return json_dumps(settings, JSON_COMPACT);
+	return strdup(settings ? json_string_value(settings) : "");
+}
+
+static const struct api_blame about_request[] = {
+	{"collection", COLLECTION},
+	{"settings:", SETTINGS},
+	{"ConsistencyLevel", SETTINGS},
+	{"SnapshotType", TYPE},
+	{"result:", RESULT},
+	{"snapshot ", RESULT},
+	{NULL, 0},
+};
+
+static void wanted_name(const struct api_call *call, struct vmimg_ref *ret)
+{
+	const char *name = api_call_text(call, RESULT);
+
+	memset(ret, 0, sizeof(*ret));
+	if (name)
+		snprintf(ret->name, sizeof(ret->name), "%s", name);
+}
+
+static json_t *ref_document(const struct vmimg_ref *ref)
+{
+	return ref->id[0] ? json_pack("{s:s, s:s}", "Name", ref->name, "Id", ref->id) : json_null();
+}
+
+static int64_t create_snapshot(struct api_call *call)
+{
+	char *settings = settings_text(call);
+	struct vmimg_job_info info = {0};
+	struct vmimg_job *job = NULL;
+	struct vmimg_ref made;
+	uint32_t code;
+
+	if (!settings)
+		return -ENOMEM;
+	wanted_name(call, &made);
+	code = vmimg_create_snapshot(call->svc, api_call_text(call, COLLECTION), settings,
+				     (uint16_t)api_call_number(call, TYPE), &made, &job,
+				     &call->error);
+	free(settings);
+	if (job)
+		vmimg_job_info(job, &info);
+	vmimg_job_put(job);
+	if (code != VMIMG_OK && code != VMIMG_JOB_STARTED) {
+		snprintf(call->job, sizeof(call->job), "%s", info.instance_id);
+		return api_call_blame_words(call, code, about_request);
+	}
+	call->result = json_pack("{s:I, s:o, s:s, s:i, s:i, s:i}", "ReturnValue", (json_int_t)code,
+				 "ResultingSnapshotCollection", ref_document(&made), "Job",
+				 info.instance_id, "JobState", info.job_state, "PercentComplete",
+				 info.percent_complete, "ErrorCode", info.error_code);
+	return 0;
+}
+
+static int64_t check_snapshot(struct api_call *call)
+{
+	char *settings = settings_text(call);
+	struct vmimg_ref wanted;
+	uint32_t code;
+
+	if (!settings)
+		return -ENOMEM;
+	wanted_name(call, &wanted);
+	code = vmimg_check_snapshot(call->svc, api_call_text(call, COLLECTION), settings,
+				    (uint16_t)api_call_number(call, TYPE), wanted.name,
+				    &call->error);
+	free(settings);
+	if (code)
+		return api_call_blame_words(call, code, about_request);
+	call->result = json_pack("{s:i}", "ReturnValue", 0);
+	return 0;
+}
+
+/* --- jobs --- */
+
+/* Released by the caller. */
+static int64_t get_job(struct api_call *call, struct vmimg_job **ret)
+{
+	int r = vmimg_job_get(call->svc, api_call_text(call, 0), &call->error, ret);
+
+	return r == -EINVAL || r == -ENOENT ? api_call_blame(call, 0, r) : r;
+}
+
+static int64_t request_state_change(struct api_call *call)
+{
+	struct vmimg_job *job = NULL;
+	int64_t code = get_job(call, &job);
+
+	if (code)
+		return code;
+	code = vmimg_job_request_state_change(job, (uint16_t)api_call_number(call, 1),
+					      api_call_number(call, 2) * NS_PER_MS, &call->error);
+	vmimg_job_put(job);
+	if (code != VMIMG_REQUEST_OK && code != VMIMG_REQUEST_TRANSITION_STARTED)
+		return code;
+	call->result = json_pack("{s:I}", "ReturnValue", (json_int_t)code);
+	return 0;
+}
+
+/* The array of errors, or null. */
+static int64_t get_errors(struct api_call *call, json_t **ret)
+{
+	struct vmimg_job *job = NULL;
+	char *text = NULL;
+	int64_t code = get_job(call, &job);
+
+	if (code)
+		return code;
+	code = vmimg_job_get_error(job, &text);
+	vmimg_job_put(job);
+	if (code == 0) {
+		*ret = json_loads(text, JSON_DECODE_ANY, NULL);
+		code = *ret ? 0 : -ENOMEM;
+	}
+	vmimg_free(text);
+	return code;
+}
+
+static int64_t get_error(struct api_call *call)
+{
+	json_t *errors = NULL;
+	int64_t code = get_errors(call, &errors);
+
+	if (code == 0)
+		call->result = json_pack("{s:i, s:O}", "ReturnValue", 0, "Error",
+					 json_is_array(errors) ? json_array_get(errors, 0)
+							       : errors);
+	json_decref(errors);
+	return code;
+}
+
+static int64_t get_error_ex(struct api_call *call)
+{
+	json_t *errors = NULL;
+	int64_t code = get_errors(call, &errors);
+
+	if (code == 0)
+		call->result = json_pack("{s:i, s:o}", "ReturnValue", 0, "Errors", errors);
+	return code;
+}
+
+static int64_t wait_job(struct api_call *call)
+{
+	struct vmimg_job *job = NULL;
+	int64_t code = get_job(call, &job);
+
+	if (code)
+		return code;
+	vmimg_job_wait(job, api_call_number(call, 1) * NS_PER_MS);
+	vmimg_job_put(job);
+	return api_call_describe(call, VMIMG_KIND_JOB, api_call_text(call, 0));
+}
+
+#define TEXT(param, is_required)                                                                   \
+	{                                                                                          \
+		.name = (param), .type = API_TEXT, .required = (is_required), .max = NAME_BYTES    \
+	}
+#define NUMBER(param, is_required, largest)                                                        \
+	{                                                                                          \
+		.name = (param), .type = API_NUMBER, .required = (is_required), .max = (largest)   \
+	}
+#define CREATE_PARAMS                                                                              \
+	{                                                                                          \
+		TEXT("Collection", true), {.name = "SnapshotSettings", .type = API_SETTINGS},      \
+			NUMBER("SnapshotType", true, UINT16_MAX),                                  \
+			{.name = "ResultingSnapshotCollection",                                    \
+			 .type = API_TEXT,                                                         \
+			 .max = sizeof(((struct vmimg_ref *)NULL)->name) - 1},                     \
+	}
+
+const struct api_method api_snapshot_methods[] = {
+	{"CreateSnapshot", create_snapshot, CREATE_PARAMS},
+	{"CheckSnapshot", check_snapshot, CREATE_PARAMS},
+	{"RequestStateChange",
+	 request_state_change,
+	 {TEXT("Job", true), NUMBER("RequestedState", true, UINT16_MAX),
+	  NUMBER("TimeoutPeriod", false, UINT32_MAX)}},
+	{"GetError", get_error, {TEXT("Job", true)}},
+	{"GetErrorEx", get_error_ex, {TEXT("Job", true)}},
+	{"WaitJob", wait_job, {TEXT("Job", true), NUMBER("Timeout", false, WAIT_MAX_MS)}},
+	{0},
+};
