@@ -121,14 +121,12 @@ static void stop_workers(struct srv_server *s)
 
 static int start_parts(struct srv_server *s, struct vmimg_error *err)
 {
-	(void)s;
-	(void)err;
-	return 0;
+	return srv_control_start(s, err, &s->control);
 }
 
 static void stop_parts(struct srv_server *s)
 {
-	(void)s;
+	srv_control_stop(s->control);
 }
 
 /* --- ready, and until the end --- */
