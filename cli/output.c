@@ -395,3 +395,59 @@ int cli_print_rows(struct cli *cli, json_t *rows, const struct cli_column *colum
 	json_decref(rows);
 	return status ? status : cli_finish_output(cli);
 }
+
+/* --- the verbs list and show --- */
+
+int cli_list(struct cli *cli, enum vmimg_kind kind, const char *filter,
+	     const struct cli_column *columns)
+{
+	struct vmimg_service *svc = NULL;
+	struct vmimg_error err = {0};
+	char *text = NULL;
+	json_t *rows;
+	int status = cli_open(cli, NULL, &svc);
+	int r;
+
+	if (status)
+		return status;
+	r = vmimg_list(svc, kind, filter, &err, &text);
+	if (r < 0)
+		return cli_close(cli, svc, cli_fail(cli, r, &err));
+	rows = cli_take_json(cli, text);
+	return cli_close(cli, svc, rows ? cli_print_rows(cli, rows, columns) : CLI_FAILURE);
+}
+
+int cli_show(struct cli *cli, enum vmimg_kind kind, const char *name)
+{
+	struct vmimg_service *svc = NULL;
+	struct vmimg_error err = {0};
+	char *text = NULL;
+	json_t *document;
+	int status = cli_open(cli, NULL, &svc);
+	int r;
+
+	if (status)
+		return status;
+	r = vmimg_describe(svc, kind, name, &err, &text);
+	if (r < 0)
+		return cli_close(cli, svc, cli_fail(cli, r, &err));
+	document = cli_take_json(cli, text);
+	return cli_close(cli, svc, document ? cli_print(cli, document) : CLI_FAILURE);
+}
+
+int cli_print_made(struct cli *cli, struct vmimg_service *svc, enum vmimg_kind kind,
+		   const char *name)
+{
+	struct vmimg_error err = {0};
+	char *text = NULL;
+	json_t *document;
+	int r;
+
+	if (!cli->json)
+		return CLI_OK;
+	r = vmimg_describe(svc, kind, name, &err, &text);
+	if (r < 0)
+		return cli_fail(cli, r, &err);
+	document = cli_take_json(cli, text);
+	return document ? cli_print_json(cli, document) : CLI_FAILURE;
+}

@@ -2,7 +2,6 @@
 /* vm.c - the verbs init and vm: a store, and the virtual machines in it. */
 #include "cli/options.h"
 #include "cli/output.h"
-#include "cli/session.h"
 
 #include <string.h>
 
@@ -22,27 +21,30 @@ static int run_init(struct cli *cli, int argc, char **argv)
 
 static int run_create(struct cli *cli, int argc, char **argv)
 {
-	struct cli_session *s = NULL;
-	json_t *made = NULL;
-	int status;
+	struct vmimg_service *svc = NULL;
+	struct vmimg_error err = {0};
+	int r;
 
 	cli_parse(cli, NULL, argc, argv);
-	if (cli_begin(cli, NULL, &s))
+	if (cli_open(cli, NULL, &svc))
 		return CLI_FAILURE;
-	status = cli_call(s, "DefineVirtualMachine", json_pack("{s:s}", "Name", argv[0]), &made);
-	return cli_end(cli, s, status ? status : cli_print_made(cli, made));
+	r = vmimg_vm_create(svc, argv[0], &err);
+	return cli_close(cli, svc,
+			 r < 0 ? cli_fail(cli, r, &err)
+			       : cli_print_made(cli, svc, VMIMG_KIND_VM, argv[0]));
 }
 
 static int run_delete(struct cli *cli, int argc, char **argv)
 {
-	struct cli_session *s = NULL;
+	struct vmimg_service *svc = NULL;
+	struct vmimg_error err = {0};
+	int r;
 
 	cli_parse(cli, NULL, argc, argv);
-	if (cli_begin(cli, NULL, &s))
+	if (cli_open(cli, NULL, &svc))
 		return CLI_FAILURE;
-	return cli_end(cli, s,
-		       cli_call(s, "DestroyVirtualMachine",
-				json_pack("{s:s}", "VirtualMachine", argv[0]), NULL));
+	r = vmimg_vm_delete(svc, argv[0], &err);
+	return cli_close(cli, svc, r < 0 ? cli_fail(cli, r, &err) : CLI_OK);
 }
 
 static int run_list(struct cli *cli, int argc, char **argv)
@@ -55,13 +57,13 @@ static int run_list(struct cli *cli, int argc, char **argv)
 	};
 
 	cli_parse(cli, NULL, argc, argv);
-	return cli_list(cli, "vm", NULL, columns);
+	return cli_list(cli, VMIMG_KIND_VM, NULL, columns);
 }
 
 static int run_show(struct cli *cli, int argc, char **argv)
 {
 	cli_parse(cli, NULL, argc, argv);
-	return cli_show(cli, "vm", argv[0]);
+	return cli_show(cli, VMIMG_KIND_VM, argv[0]);
 }
 
 const struct cli_verb cli_vm_verbs[] = {

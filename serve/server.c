@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "serve/server.h"
+#include "serve/tls.h"
 
 #define THREADS_MAX     64u
 #define OPEN_PATIENCE_S 10 /* a killed server's last requests hold the store's lock */
@@ -121,12 +122,17 @@ static void stop_workers(struct srv_server *s)
 
 static int start_parts(struct srv_server *s, struct vmimg_error *err)
 {
-	return srv_control_start(s, err, &s->control);
+	int r = srv_tls_create(&s->options, err, &s->tls);
+
+	if (r == 0)
+		r = srv_nbd_start(s, err, &s->nbd);
+	return r;
 }
 
 static void stop_parts(struct srv_server *s)
 {
-	srv_control_stop(s->control);
+	srv_nbd_stop(s->nbd);
+	srv_tls_destroy(s->tls);
 }
 
 /* --- ready, and until the end --- */

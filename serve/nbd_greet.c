@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * nbd_greet.c - the negotiation of one connection: the state machine of nbd_handshake.c fed from the
+ * socket, and its decisions made.
+ *
+ * All of it in the lobby. What only an export's worker knows is asked there while the connection is on
+ * no lane (NC-1): it leaves the lobby, the worker looks and sends it back, or, with GO, keeps it.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "serve/nbd_conn.h"
+
+static void on_export(struct srv_want *want, int result, struct srv_export *export);
+static void run_back(struct srv_worker *worker, struct srv_task *task);
+
+int nbd_greet_start(struct nbd_conn *c)
+{
+	const struct srv_server *server = c->nbd->server;
+	struct nbd_greeting *g = calloc(1, sizeof(*g));
+
+	if (!g)
+		return -ENOMEM;
+	c->greeting = g;
+	c->consume = nbd_greet_consume;
+	g->conn = c;
+	g->want.done = on_export;
+	g->back.run = run_back;
+	g->hs.tls_available = server->tls != NULL;
+	g->hs.tls_required = server->tls && (c->tcp || server->options.tls_required); /* TL-3 */
+	g->hs.max_request = server->options.max_request;
+	return nbd_handshake_init(&g->hs);
+}
+
+void nbd_greeting_destroy(struct nbd_greeting *g)
+{
+	if (!g)
+		return;
+	nbd_handshake_fini(&g->hs);
+	free(g->found);
+	free(g);
+}
+
+/* Notes a decision; whether more bytes are wanted. */
+static bool decided(struct nbd_conn *c, enum nbd_decision decision)
+{
+	if (decision == NBD_BROKEN) {
+		nbd_conn_fail(c, c->greeting->hs.why);
+		return false;
+	}
+	c->greeting->open = decision;
+	return decision == NBD_MORE;
+}
+
+static bool secure(struct nbd_conn *c)
+{
+	int r = srv_tls_handshake(c->tls);
+
+	if (r == 0) {
+		c->securing = false;
+		nbd_handshake_secured(&c->greeting->hs);
+	} else if (r != -EAGAIN) {
+		nbd_send_flush(c); /* the alert says why */
+		nbd_conn_fail(c, srv_tls_why(c->tls));
+	}
+	return r == 0;
+}
+
+bool nbd_greet_consume(struct nbd_conn *c)
+{
+	struct nbd_greeting *g = c->greeting;
+	enum nbd_decision d;
+	size_t used;
+
+	if (c->securing && !secure(c))
+		return !c->broken;
+	if (g->open != NBD_MORE || !nbd_send_idle(c)) /* NB-18 */
+		return false;
+	d = nbd_handshake_feed(&g->hs, c->in + c->in_at, c->in_len - c->in_at, &used);
+	c->in_at += (uint32_t)used;
+	return decided(c, d);
+}
+
+/* --- what the catalog knows --- */
+
+static enum nbd_decision decide_list(struct nbd_conn *c)
+{
+	struct nbd_names names = {0};
+	int r = nbd_names_exports(c->nbd->server->svc, &names);
+	enum nbd_decision d = nbd_handshake_list(&c->greeting->hs, r, names.names, names.count);
+
+	nbd_names_fini(&names);
+	return d;
+}
+
+/* NB-2 */
+static int find_name(struct nbd_conn *c, char *ret)
+{
+	if (!c->greeting->hs.name[0])
+		return nbd_names_only_disk(c->nbd->server->svc, ret);
+	strcpy(ret, c->greeting->hs.name);
+	return 0;
+}
+
+/* The contexts that the export may have: its worker will know. */
+static int find_candidates(struct nbd_conn *c, const char *export)
+{
+	struct nbd_greeting *g = c->greeting;
+	struct nbd_names names = {0};
+	int r = g->hs.all_changed ? nbd_names_snapshots(c->nbd->server->svc, export, &names) : 0;
+
+	if (r < 0)
+		return r;
+	free(g->found);
+	g->nfound = 0;
+	g->found = calloc(g->hs.nasked + names.count + 1, sizeof(*g->found));
+	if (!g->found) {
+		nbd_names_fini(&names);
+		return -ENOMEM;
+	}
+	for (unsigned i = 0; i < g->hs.nasked; i++)
+		if (g->hs.asked[i].kind != NBD_CONTEXT_CHANGED || !g->hs.all_changed)
+			g->found[g->nfound++] = g->hs.asked[i];
+	for (size_t i = 0; i < names.count; i++) {
+		struct nbd_context *x = &g->found[g->nfound++];
+
+		x->kind = NBD_CONTEXT_CHANGED;
+		snprintf(x->snapshot, sizeof(x->snapshot), "%s", names.names[i]);
+	}
+	nbd_names_fini(&names);
+	return 0;
+}
+
+/* --- what the export's worker knows --- */
+
+static void describe(struct nbd_greeting *g, struct srv_export *export)
+{
+	snprintf(g->info_name, sizeof(g->info_name), "%s", export->name);
+	g->info = (struct nbd_export_info){
+		.name = g->info_name,
+		.size = atomic_load(&export->size),
+		.block_size = export->block_size,
+		.read_only = export->read_only,
+	};
+}
+
+static void sift(struct nbd_greeting *g, struct srv_export *export)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < g->nfound; i++) {
+		uint32_t layer;
+
+		if (g->found[i].kind != NBD_CONTEXT_CHANGED ||
+		    vmimg_disk_frozen_layer(export->disk, g->found[i].snapshot, NULL, &layer) == 0)
+			g->found[n++] = g->found[i];
+	}
+	g->nfound = n;
+}
+
+/* The worker: the connection is here to stay. */
+static void settle(struct nbd_conn *c, struct srv_export *export)
+{
+	struct nbd_greeting *g = c->greeting;
+
+	c->export = export;
+	c->deadline_ns = 0;
+	atomic_fetch_add(&export->stats.connections, 1);
+	nbd_conn_enter(c, nbd_lane_of(c->nbd, export->worker));
+	describe(g, export);
+	decided(c, nbd_handshake_export(&g->hs, 0, NULL, &g->info));
+	if (atomic_load(&c->nbd->phase) == NBD_CUT)
+		nbd_conn_break(c);
+	nbd_conn_kick(c);
+}
+
+static void on_export(struct srv_want *want, int result, struct srv_export *export)
+{
+	struct nbd_greeting *g = nbd_of(struct nbd_greeting, want, want);
+
+	if (result == 0 && g->open == NBD_EXPORT && g->hs.option != NBD_OPT_INFO) {
+		settle(g->conn, export);
+		return;
+	}
+	if (result == 0) {
+		describe(g, export);
+		if (g->open == NBD_CONTEXTS)
+			sift(g, export);
+		srv_export_put(export);
+	}
+	g->result = result;
+	srv_worker_post(g->conn->nbd->server->lobby, &g->back);
+}
+
+/* What a client is told; the log has the details. */
+static const char *text_of(int result)
+{
+	switch (-result) {
+	case 0: return NULL;
+	case ENOENT:
+	case EINVAL: return "no such export";
+	default: return strerror(-result);
+	}
+}
+
+static enum nbd_decision answer(struct nbd_greeting *g, int result)
+{
+	const char *text = text_of(result);
+
+	if (g->open == NBD_CONTEXTS)
+		return nbd_handshake_contexts(&g->hs, result, text, g->found, g->nfound);
+	return nbd_handshake_export(&g->hs, result, text, &g->info);
+}
+
+static void run_back(struct srv_worker *worker, struct srv_task *task)
+{
+	struct nbd_greeting *g = nbd_of(struct nbd_greeting, back, task);
+	struct nbd_conn *c = g->conn;
+
+	(void)worker;
+	if (g->result < 0)
+		srv_log(g->result == -ENOENT || g->result == -EINVAL ? SRV_INFO : SRV_WARNING,
+			c->name, "%s: %s", g->want.name,
+			g->want.error.message[0] ? g->want.error.message : strerror(-g->result));
+	nbd_conn_enter(c, &c->nbd->lanes[0]);
+	decided(c, answer(g, g->result));
+	if (atomic_load(&c->nbd->phase) != NBD_SERVING)
+		nbd_conn_break(c);
+	nbd_conn_kick(c);
+}
+
+/* INFO, GO, EXPORT_NAME and contexts: ask the export's worker. */
+static void want_export(struct nbd_conn *c)
+{
+	struct nbd_greeting *g = c->greeting;
+	int r = find_name(c, g->want.name);
+
+	if (r == 0 && g->open == NBD_CONTEXTS)
+		r = find_candidates(c, g->want.name);
+	if (r < 0) {
+		decided(c, answer(g, r));
+		nbd_conn_kick(c);
+		return;
+	}
+	nbd_conn_leave(c);
+	srv_export_want(c->nbd->server->exports, &g->want);
+}
+
+/* --- the others --- */
+
+static void start_tls(struct nbd_conn *c)
+{
+	c->greeting->open = NBD_MORE;
+	if (c->in_at < c->in_len) /* TL-2 */
+		nbd_conn_fail(c, "bytes in the clear behind STARTTLS");
+	else if (srv_tls_session_create(c->nbd->server->tls, &c->tls) < 0)
+		nbd_conn_fail(c, "no memory for TLS");
+	else
+		c->securing = true;
+	nbd_conn_pump(c);
+}
+
+static void transmit(struct nbd_conn *c)
+{
+	struct nbd_handshake *hs = &c->greeting->hs;
+
+	srv_log(SRV_DEBUG, c->name, "uses %s", c->export->name);
+	c->structured = hs->structured;
+	nbd_status_choose(c, hs->contexts, hs->ncontexts);
+	nbd_greeting_destroy(c->greeting);
+	c->greeting = NULL;
+	c->consume = nbd_serve_consume;
+	nbd_conn_pump(c);
+	nbd_conn_kick(c);
+}
+
+void nbd_greet_act(struct nbd_conn *c)
+{
+	switch (c->greeting->open) {
+	case NBD_LIST:
+		decided(c, decide_list(c));
+		nbd_conn_kick(c);
+		return;
+	case NBD_EXPORT:
+	case NBD_CONTEXTS: want_export(c); return;
+	case NBD_TLS: start_tls(c); return;
+	case NBD_TRANSMIT: transmit(c); return;
+	case NBD_END:
+		c->ended = true;
+		nbd_conn_kick(c);
+		return;
+	default:
+		if (!c->receiving) {
+			nbd_conn_pump(c);
+			if (!c->receiving) /* something was decided, or is to be sent */
+				nbd_conn_kick(c);
+		}
+	}
+}
