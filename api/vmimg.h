@@ -138,7 +138,8 @@ VMIMG_API int vmimg_disk_create(struct vmimg_service *svc, const char *disk,
 VMIMG_API int vmimg_disk_delete(struct vmimg_service *svc, const char *disk,
 				struct vmimg_error *err);
 /* Grow only (-EINVAL to shrink); multiple of 512. An attached disk grows under its clients; the call
- * waits for its queue's thread, so it is not for that thread: -EDEADLK. */
+ * waits for its queue's thread, 10 s at most, so it is not for that thread: -EDEADLK. -EBUSY: attached
+ * read-only, or a snapshot is being created. */
 VMIMG_API int vmimg_disk_resize(struct vmimg_service *svc, const char *disk, uint64_t size,
 				struct vmimg_error *err);
 

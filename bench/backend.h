@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * backend.h - where the load goes: a disk through the library's queue, or a file through a plain
- * io_uring. Both take and give the library's own request and completion structs, so the loop is the
- * same. Every call is made on the job's thread.
+ * backend.h - where the load goes: a disk through the library's queue, a file through a plain io_uring,
+ * or an NBD server through libnbd. All take and give the library's own request and completion structs,
+ * so the loop is the same. Every call is made on the job's thread.
  */
 #ifndef BENCH_BACKEND_H
 #define BENCH_BACKEND_H
@@ -34,6 +34,7 @@ struct backend {
 	/* a file */
 	int fd;
 	struct io_uring ring;
+	struct connection *conn; /* a connection */
 };
 
 /* The first job of a disk: attaches it. @disk: "VM/DISK" or a snapshot's disk (read-only). */
@@ -44,6 +45,9 @@ int backend_open_queue(struct backend *b, struct vmimg_service *svc, unsigned de
 		       struct vmimg_error *err);
 int backend_open_file(struct backend *b, const char *path, unsigned depth, bool read_only,
 		      bool buffered, struct vmimg_error *err);
+/* A connection of the job's own; @depth counts flushes too, and user_data is below it. */
+int backend_open_nbd(struct backend *b, const char *uri, unsigned depth, bool writes,
+		     struct vmimg_error *err);
 
 /* Fills @err with what failed and the errno's text; returns @code. */
 __attribute__((format(printf, 3, 4))) int load_error(struct vmimg_error *err, int code,

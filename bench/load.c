@@ -35,7 +35,8 @@ enum phase {
 
 struct target {
 	const char *name;
-	const char *file;        /* of a raw target, else NULL */
+	const char *file; /* of a raw target, else NULL */
+	bool nbd;
 	struct vmimg_disk *disk; /* job 0's; set before the first gate */
 	uint64_t size;
 	atomic_uint others[PHASES]; /* jobs but the first that are still in the phase */
@@ -181,7 +182,9 @@ static int job_open(struct job *j)
 
 	if (r < 0)
 		return r;
-	if (t->file)
+	if (t->nbd)
+		r = backend_open_nbd(&j->backend, t->name, o->iodepth, !only_reads(o), &j->err);
+	else if (t->file)
 		r = backend_open_file(&j->backend, t->file, o->iodepth, read_only, o->buffered,
 				      &j->err);
 	else if (!j->index)
@@ -446,7 +449,7 @@ static void run_phase(struct job *j, enum phase phase)
 		loop(j);
 	if (j->index)
 		atomic_fetch_sub(&t->others[phase], 1);
-	while (!t->file && !j->index && atomic_load(&t->others[phase])) {
+	while (t->disk && !j->index && atomic_load(&t->others[phase])) {
 		if (j->backend.ops->poll(&j->backend, j->done, j->run->o.iodepth, SERVE_NS) < 0)
 			break;
 	}
@@ -588,12 +591,15 @@ static int name_targets(struct run *run, const char *const *names, unsigned coun
 {
 	for (unsigned i = 0; i < count; i++) {
 		struct target *t = &run->targets[i];
+		bool is_disk;
 
 		t->name = names[i];
 		t->file = strncmp(names[i], "raw:", 4) ? NULL : names[i] + 4;
-		if (!t->file && !run->svc)
+		t->nbd = load_is_nbd(names[i]);
+		is_disk = !t->file && !t->nbd;
+		if (is_disk && !run->svc)
 			return load_error(err, -EINVAL, "%s: a disk, but no store", names[i]);
-		if (!t->file && strchr(names[i], '@') && !only_reads(&run->o))
+		if (is_disk && strchr(names[i], '@') && !only_reads(&run->o))
 			return load_error(err, -EROFS, "%s: a snapshot's disk is only read",
 					  names[i]);
 		for (unsigned p = 0; p < PHASES; p++)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * load.h - one load loop for disks of a store and for plain files, so that the two can be compared: the
- * same code picks offsets, keeps requests in flight and counts; only the last step differs, a queue of
- * the library or an io_uring of the loop's own. Behind `vmimg bench` and the programs in this folder.
+ * load.h - one load loop for disks of a store, plain files and NBD exports, so that they can be compared:
+ * the same code picks offsets, keeps requests in flight and counts; only the last step differs, a queue
+ * of the library, an io_uring of the loop's own, or a connection. Behind `vmimg bench` and the programs in this folder.
  * load_run() may be called from any thread, also several at a time.
  */
 #ifndef BENCH_LOAD_H
@@ -61,14 +61,16 @@ struct load_result {
 };
 
 /*
- * Runs the load on all @targets at once: "VM/DISK", "COLLECTION@SNAPSHOT/VM/DISK" (reads only), or
- * "raw:FILE". @svc: the store of the disks; NULL where every target is raw. Returns 0, or a negative
+ * Runs the load on all @targets at once: "VM/DISK", "COLLECTION@SNAPSHOT/VM/DISK" (reads only),
+ * "raw:FILE", or an NBD URI, of which each job has a connection of its own. @svc: the store of the disks;
+ * NULL where no target is one. Returns 0, or a negative
  * errno when the load could not be started. A failed request ends its job; it is counted in
  * @ret->errors, with the first one's text in @err, and the call still returns 0.
  */
 int load_run(struct vmimg_service *svc, const char *const *targets, unsigned count,
 	     const struct load_options *options, struct vmimg_error *err, struct load_result *ret);
 
-uint64_t load_now_ns(void); /* monotonic */
+bool load_is_nbd(const char *target); /* an NBD URI */
+uint64_t load_now_ns(void);           /* monotonic */
 
 #endif

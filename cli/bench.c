@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * bench.c - the verb bench: load on disks of the store or on plain files, by the loop of bench/load.c.
+ * bench.c - the verb bench: load on disks of the store, plain files or NBD exports, by the loop of bench/load.c.
  * The options and their meaning are fio's.
  */
 #include "cli/options.h"
@@ -94,17 +94,12 @@ static int print_result(struct cli *cli, const struct load_result *r, const char
 }
 
 /* Whether a target needs the store. */
-static bool needs_store(struct cli *cli, char *const *targets, int count)
+static bool needs_store(char *const *targets, int count)
 {
 	bool any = false;
 
-	for (int i = 0; i < count; i++) {
-		if (!strncmp(targets[i], "nbd:", 4) || !strncmp(targets[i], "nbd+unix:", 9) ||
-		    !strncmp(targets[i], "nbds", 4))
-			cli_usage_error(cli, "bench: %s: NBD targets are not supported",
-					targets[i]);
-		any |= strncmp(targets[i], "raw:", 4) != 0;
-	}
+	for (int i = 0; i < count; i++)
+		any |= strncmp(targets[i], "raw:", 4) != 0 && !load_is_nbd(targets[i]);
 	return any;
 }
 
@@ -119,7 +114,7 @@ static int run_load(struct cli *cli, const struct load_options *load, const char
 	int status = CLI_OK;
 	int r;
 
-	if (needs_store(cli, targets, count))
+	if (needs_store(targets, count))
 		status = cli_open(cli, &open_options, &svc);
 	if (status)
 		return status;
@@ -182,7 +177,8 @@ static int run_bench(struct cli *cli, int argc, char **argv)
 }
 
 const struct cli_verb cli_bench_verbs[] = {
-	{"bench", "TARGET...", "Put load on disks (VM/DISK) or files (raw:FILE) and measure", 1,
-	 4096, run_bench, 0},
+	{"bench", "TARGET...",
+	 "Put load on disks (VM/DISK), files (raw:FILE) or NBD URIs and measure", 1, 4096,
+	 run_bench, 0},
 	{0},
 };

@@ -26,6 +26,7 @@ struct cli_verb;
 struct cli {
 	const struct cli_verb *verb; /* NULL while it is being looked for */
 	const char *store;           /* -s, or VMIMG_STORE, or NULL */
+	const char *control;         /* --control, or NULL: STORE/control.sock */
 	bool json;                   /* --output=json */
 	bool help;                   /* --help was given, wherever */
 	int progress_fd;             /* --progress, or -1 */
@@ -53,15 +54,12 @@ extern const struct cli_verb cli_check_verbs[];
 extern const struct cli_verb cli_bench_verbs[];
 extern const struct cli_verb cli_serve_verbs[];
 
-/* --- store.c: a verb's hold on the store --- */
+/* --- store.c: an idle store, for verbs that work on its disks; session.h has the others' --- */
 /*
  * Opens the store named by -s or VMIMG_STORE; waits cli->lock_timeout_ns while another process has it.
  * Returns CLI_OK, or CLI_FAILURE with the reason printed.
  */
 int cli_open(struct cli *cli, const struct vmimg_options *options, struct vmimg_service **ret);
-/* The same without printing: 0 or a negative errno, with the reason in @err. */
-int cli_open_quietly(struct cli *cli, const struct vmimg_options *options, struct vmimg_error *err,
-		     struct vmimg_service **ret);
 /* After -EBUSY at a try begun at @start_ns: whether to try again, after a pause. */
 bool cli_wait_for_lock(struct cli *cli, uint64_t start_ns);
 /* Closes and returns @status, or CLI_FAILURE when closing failed. NULL is fine. */

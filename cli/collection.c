@@ -1,118 +1,124 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * collection.c - the verbs of collections. The library adds and removes one member a call; a verb with
+ * collection.c - the verbs of collections. A call adds or removes one member; a verb with
  * several does all or nothing, by undoing what it did before the failure.
  */
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/session.h"
 
 #include <string.h>
 
-typedef uint32_t (*member_call)(struct vmimg_service *svc, const char *vm, const char *collection,
-				struct vmimg_error *err);
-
-/* Calls @call for every VM; after a failure, @undo for those done, last first. */
-static uint32_t for_members(struct vmimg_service *svc, const char *collection, int count,
-			    char *const *vms, member_call call, member_call undo,
-			    struct vmimg_error *err)
+static json_t *try_member(struct cli_session *s, const char *method, const char *vm,
+			  const char *collection)
 {
-	uint32_t r = VMIMG_OK;
+	return cli_try(s, method, json_pack("{s:s, s:s}", "Member", vm, "Collection", collection),
+		       NULL);
+}
+
+/* Calls @method for every VM; after a failure, @undo for those done, last first. The error, or NULL. */
+static json_t *for_members(struct cli_session *s, const char *collection, int count,
+			   char *const *vms, const char *method, const char *undo)
+{
+	json_t *error = NULL;
 	int done = 0;
 
-	while (done < count && r == VMIMG_OK) {
-		r = call(svc, vms[done], collection, err);
-		done += r == VMIMG_OK;
+	while (done < count && !error) {
+		error = try_member(s, method, vms[done], collection);
+		done += !error;
 	}
-	while (r != VMIMG_OK && undo && done > 0) {
-		struct vmimg_error ignored;
+	while (error && undo && done > 0)
+		json_decref(try_member(s, undo, vms[--done], collection));
+	return error;
+}
 
-		done--;
-		undo(svc, vms[done], collection, &ignored);
-	}
-	return r;
+/* What has become of the collection, and the end. */
+static int finish(struct cli *cli, struct cli_session *s, const char *collection)
+{
+	json_t *document = NULL;
+	int status = CLI_OK;
+
+	if (cli->json)
+		status = cli_call(s, "Describe",
+				  json_pack("{s:s, s:s}", "Kind", "collection", "Name", collection),
+				  &document);
+	return cli_end(cli, s, document ? cli_print_json(cli, document) : status);
 }
 
 static int run_create(struct cli *cli, int argc, char **argv)
 {
-	struct vmimg_service *svc = NULL;
-	struct vmimg_error err = {0};
-	struct vmimg_ref made;
+	struct cli_session *s = NULL;
 	const char *id = NULL;
 	const struct cli_option options[] = {
 		{"id", 0, CLI_TEXT, &id, "UUID", "the collection's id (default: a new one)"},
 		{0},
 	};
 	int words = cli_parse(cli, options, argc, argv);
-	uint32_t r;
+	json_t *error;
 
-	if (cli_open(cli, NULL, &svc))
+	if (cli_begin(cli, NULL, &s))
 		return CLI_FAILURE;
-	r = vmimg_define_collection(svc, argv[0], id, 0, &made, &err);
-	if (r != VMIMG_OK)
-		return cli_close(cli, svc, cli_fail(cli, r, &err));
-	r = for_members(svc, argv[0], words - 1, argv + 1, vmimg_add_member, NULL, &err);
-	if (r != VMIMG_OK) {
-		struct vmimg_error ignored;
-		int status = cli_fail(cli, r, &err);
-
-		vmimg_destroy_collection(svc, argv[0], &ignored);
-		return cli_close(cli, svc, status);
+	error = cli_try(s, "DefineCollection", json_pack("{s:s, s:s*}", "Name", argv[0], "Id", id),
+			NULL);
+	if (error)
+		return cli_end(cli, s, cli_fail_call(cli, error, NULL));
+	error = for_members(s, argv[0], words - 1, argv + 1, "AddMember", NULL);
+	if (error) {
+		json_decref(cli_try(s, "DestroyCollection",
+				    json_pack("{s:s}", "Collection", argv[0]), NULL));
+		return cli_end(cli, s, cli_fail_call(cli, error, NULL));
 	}
-	return cli_close(cli, svc, cli_print_made(cli, svc, VMIMG_KIND_COLLECTION, argv[0]));
+	return finish(cli, s, argv[0]);
 }
 
-static int change_members(struct cli *cli, int argc, char **argv, member_call call,
-			  member_call undo)
+static int change_members(struct cli *cli, int argc, char **argv, const char *method,
+			  const char *undo)
 {
-	struct vmimg_service *svc = NULL;
-	struct vmimg_error err = {0};
+	struct cli_session *s = NULL;
 	int words = cli_parse(cli, NULL, argc, argv);
-	uint32_t r;
+	json_t *error;
 
-	if (cli_open(cli, NULL, &svc))
+	if (cli_begin(cli, NULL, &s))
 		return CLI_FAILURE;
-	r = for_members(svc, argv[0], words - 1, argv + 1, call, undo, &err);
-	if (r != VMIMG_OK)
-		return cli_close(cli, svc, cli_fail(cli, r, &err));
-	return cli_close(cli, svc, cli_print_made(cli, svc, VMIMG_KIND_COLLECTION, argv[0]));
+	error = for_members(s, argv[0], words - 1, argv + 1, method, undo);
+	if (error)
+		return cli_end(cli, s, cli_fail_call(cli, error, NULL));
+	return finish(cli, s, argv[0]);
 }
 
 static int run_add(struct cli *cli, int argc, char **argv)
 {
-	return change_members(cli, argc, argv, vmimg_add_member, vmimg_remove_member);
+	return change_members(cli, argc, argv, "AddMember", "RemoveMember");
 }
 
 static int run_remove(struct cli *cli, int argc, char **argv)
 {
-	return change_members(cli, argc, argv, vmimg_remove_member, vmimg_add_member);
+	return change_members(cli, argc, argv, "RemoveMember", "AddMember");
 }
 
 static int run_rename(struct cli *cli, int argc, char **argv)
 {
-	struct vmimg_service *svc = NULL;
-	struct vmimg_error err = {0};
-	uint32_t r;
+	struct cli_session *s = NULL;
+	int status;
 
 	cli_parse(cli, NULL, argc, argv);
-	if (cli_open(cli, NULL, &svc))
+	if (cli_begin(cli, NULL, &s))
 		return CLI_FAILURE;
-	r = vmimg_rename_collection(svc, argv[0], argv[1], &err);
-	if (r != VMIMG_OK)
-		return cli_close(cli, svc, cli_fail(cli, r, &err));
-	return cli_close(cli, svc, cli_print_made(cli, svc, VMIMG_KIND_COLLECTION, argv[1]));
+	status = cli_call(s, "RenameCollection",
+			  json_pack("{s:s, s:s}", "Collection", argv[0], "NewName", argv[1]), NULL);
+	return status ? cli_end(cli, s, status) : finish(cli, s, argv[1]);
 }
 
 static int run_delete(struct cli *cli, int argc, char **argv)
 {
-	struct vmimg_service *svc = NULL;
-	struct vmimg_error err = {0};
-	uint32_t r;
+	struct cli_session *s = NULL;
 
 	cli_parse(cli, NULL, argc, argv);
-	if (cli_open(cli, NULL, &svc))
+	if (cli_begin(cli, NULL, &s))
 		return CLI_FAILURE;
-	r = vmimg_destroy_collection(svc, argv[0], &err);
-	return cli_close(cli, svc, r != VMIMG_OK ? cli_fail(cli, r, &err) : CLI_OK);
+	return cli_end(cli, s,
+		       cli_call(s, "DestroyCollection", json_pack("{s:s}", "Collection", argv[0]),
+				NULL));
 }
 
 static int run_list(struct cli *cli, int argc, char **argv)
@@ -124,13 +130,13 @@ static int run_list(struct cli *cli, int argc, char **argv)
 	};
 
 	cli_parse(cli, NULL, argc, argv);
-	return cli_list(cli, VMIMG_KIND_COLLECTION, NULL, columns);
+	return cli_list(cli, "collection", NULL, columns);
 }
 
 static int run_show(struct cli *cli, int argc, char **argv)
 {
 	cli_parse(cli, NULL, argc, argv);
-	return cli_show(cli, VMIMG_KIND_COLLECTION, argv[0]);
+	return cli_show(cli, "collection", argv[0]);
 }
 
 const struct cli_verb cli_collection_verbs[] = {

@@ -5,49 +5,79 @@
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/copy.h"
+#include "cli/session.h"
 
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
+
+struct create {
+	uint64_t size, block;
+	const char *from, *format, *base_dir;
+	bool in_place, independent;
+};
+
+static json_t *create_params(const struct create *c, const char *disk)
+{
+	char *from = c->from ? cli_absolute_path(c->from) : NULL;
+	json_t *params = json_pack("{s:s, s:s*, s:s*, s:b, s:b}", "Disk", disk, "From", from,
+				   "Format", c->format, "InPlace", (int)c->in_place, "Independent",
+				   (int)c->independent);
+
+	free(from);
+	if (c->size)
+		json_object_set_new(params, "Size", json_integer((json_int_t)c->size));
+	if (c->block)
+		json_object_set_new(params, "BlockSize", json_integer((json_int_t)c->block));
+	return params;
+}
+
+static int create(struct cli *cli, const struct create *c, const char *disk)
+{
+	const char *base_dirs[2] = {c->base_dir, NULL};
+	struct vmimg_options options = {.size = sizeof(options), .base_dirs = base_dirs};
+	struct cli_session *s = NULL;
+	json_t *made = NULL;
+	int status = cli_begin(cli, &options, &s);
+
+	if (status)
+		return status;
+	if (c->base_dir && !cli_service(s))
+		status = cli_error(cli, -ENOTSUP,
+				   "--base-dir: the store is served, and only its server knows "
+				   "where backing files may lie");
+	else
+		status = cli_call(s, "CreateDisk", create_params(c, disk), &made);
+	return cli_end(cli, s, status ? status : cli_print_made(cli, made));
+}
 
 static int run_create(struct cli *cli, int argc, char **argv)
 {
-	struct vmimg_disk_spec spec = {.size_of = sizeof(spec)};
-	const char *base_dir = NULL;
-	uint64_t block = 0;
+	struct create c = {0};
 	const struct cli_option options[] = {
-		{"size", 0, CLI_SIZE, &spec.size, "SIZE", "an empty disk of so many bytes"},
-		{"from", 0, CLI_TEXT, &spec.from, "FILE", "the disk's first content"},
-		{"format", 0, CLI_CHOICE, &spec.format, "raw|qcow2", "of FILE (default: probed)"},
-		{"in-place", 0, CLI_FLAG, &spec.in_place, NULL,
+		{"size", 0, CLI_SIZE, &c.size, "SIZE", "an empty disk of so many bytes"},
+		{"from", 0, CLI_TEXT, &c.from, "FILE", "the disk's first content"},
+		{"format", 0, CLI_CHOICE, &c.format, "raw|qcow2", "of FILE (default: probed)"},
+		{"in-place", 0, CLI_FLAG, &c.in_place, NULL,
 		 "use FILE where it is, without a copy"},
-		{"independent", 0, CLI_FLAG, &spec.independent, NULL, "not part of snapshots"},
-		{"block-size", 0, CLI_SIZE, &block, "SIZE",
+		{"independent", 0, CLI_FLAG, &c.independent, NULL, "not part of snapshots"},
+		{"block-size", 0, CLI_SIZE, &c.block, "SIZE",
 		 "of its overlays, 4K to 64K (default: 4K)"},
-		{"base-dir", 0, CLI_TEXT, &base_dir, "DIR",
+		{"base-dir", 0, CLI_TEXT, &c.base_dir, "DIR",
 		 "a qcow2's backing files may lie here too"},
 		{0},
 	};
-	const char *base_dirs[2] = {NULL, NULL};
-	struct vmimg_options open_options = {.size = sizeof(open_options), .base_dirs = base_dirs};
-	struct vmimg_service *svc = NULL;
-	struct vmimg_error err = {0};
-	int r;
 
 	cli_parse(cli, options, argc, argv);
-	base_dirs[0] = base_dir;
-	if (!spec.size && !spec.from)
+	if (!c.size && !c.from)
 		cli_usage_error(cli, "disk create: give --size or --from");
-	if (!spec.from && (spec.format || spec.in_place))
+	if (!c.from && (c.format || c.in_place))
 		cli_usage_error(cli, "disk create: --format and --in-place need --from");
-	while (block && spec.block_bits < 63 && UINT64_C(1) << spec.block_bits < block)
-		spec.block_bits++;
-	if (block && (UINT64_C(1) << spec.block_bits != block || block < 4096 || block > 65536))
+	if (c.size > INT64_MAX)
+		cli_usage_error(cli, "--size: too large");
+	if (c.block && ((c.block & (c.block - 1)) || c.block < 4096 || c.block > 65536))
 		cli_usage_error(cli, "--block-size: not a power of two from 4K to 64K");
-	if (cli_open(cli, &open_options, &svc))
-		return CLI_FAILURE;
-	r = vmimg_disk_create(svc, argv[0], &spec, &err);
-	return cli_close(cli, svc,
-			 r < 0 ? cli_fail(cli, r, &err)
-			       : cli_print_made(cli, svc, VMIMG_KIND_DISK, argv[0]));
+	return create(cli, &c, argv[0]);
 }
 
 static int run_list(struct cli *cli, int argc, char **argv)
@@ -63,43 +93,43 @@ static int run_list(struct cli *cli, int argc, char **argv)
 	};
 	int words = cli_parse(cli, NULL, argc, argv);
 
-	return cli_list(cli, VMIMG_KIND_DISK, words ? argv[0] : NULL, columns);
+	return cli_list(cli, "disk", words ? argv[0] : NULL, columns);
 }
 
 static int run_show(struct cli *cli, int argc, char **argv)
 {
 	cli_parse(cli, NULL, argc, argv);
-	return cli_show(cli, VMIMG_KIND_DISK, argv[0]);
+	return cli_show(cli, "disk", argv[0]);
 }
 
 static int run_resize(struct cli *cli, int argc, char **argv)
 {
-	struct vmimg_service *svc = NULL;
-	struct vmimg_error err = {0};
+	struct cli_session *s = NULL;
+	json_t *made = NULL;
 	uint64_t size;
-	int r;
+	int status;
 
 	cli_parse(cli, NULL, argc, argv);
 	size = cli_size_argument(cli, "SIZE", argv[1]);
-	if (cli_open(cli, NULL, &svc))
+	if (size > INT64_MAX)
+		cli_usage_error(cli, "SIZE: too large");
+	if (cli_begin(cli, NULL, &s))
 		return CLI_FAILURE;
-	r = vmimg_disk_resize(svc, argv[0], size, &err);
-	return cli_close(cli, svc,
-			 r < 0 ? cli_fail(cli, r, &err)
-			       : cli_print_made(cli, svc, VMIMG_KIND_DISK, argv[0]));
+	status = cli_call(s, "ResizeDisk",
+			  json_pack("{s:s, s:I}", "Disk", argv[0], "Size", (json_int_t)size),
+			  &made);
+	return cli_end(cli, s, status ? status : cli_print_made(cli, made));
 }
 
 static int run_delete(struct cli *cli, int argc, char **argv)
 {
-	struct vmimg_service *svc = NULL;
-	struct vmimg_error err = {0};
-	int r;
+	struct cli_session *s = NULL;
 
 	cli_parse(cli, NULL, argc, argv);
-	if (cli_open(cli, NULL, &svc))
+	if (cli_begin(cli, NULL, &s))
 		return CLI_FAILURE;
-	r = vmimg_disk_delete(svc, argv[0], &err);
-	return cli_close(cli, svc, r < 0 ? cli_fail(cli, r, &err) : CLI_OK);
+	return cli_end(cli, s,
+		       cli_call(s, "DeleteDisk", json_pack("{s:s}", "Disk", argv[0]), NULL));
 }
 
 const struct cli_verb cli_disk_verbs[] = {

@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * job.c - the verbs of jobs. A job runs in the process that has the store; these verbs see it once they
- * have the store themselves, which `wait` waits for as long as it may.
+ * job.c - the verbs of jobs. A job runs in the process that has the store. A server is asked about it; of
+ * another process's job these verbs hear once they have the store themselves, which `wait` waits for as
+ * long as it may.
  */
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/session.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
-#define POLL_NS 100000000u
+#define POLL_MS 100
 
 static int run_list(struct cli *cli, int argc, char **argv)
 {
@@ -21,46 +24,65 @@ static int run_list(struct cli *cli, int argc, char **argv)
 	};
 
 	cli_parse(cli, NULL, argc, argv);
-	return cli_list(cli, VMIMG_KIND_JOB, NULL, columns);
+	return cli_list(cli, "job", NULL, columns);
 }
 
 static int run_show(struct cli *cli, int argc, char **argv)
 {
 	cli_parse(cli, NULL, argc, argv);
-	return cli_show(cli, VMIMG_KIND_JOB, argv[0]);
+	return cli_show(cli, "job", argv[0]);
 }
 
-static int describe_job(struct cli *cli, struct vmimg_service *svc, const char *id)
+/* The job's document, now or when it has ended within POLL_MS. */
+static int ask_job(struct cli_session *s, const char *id, json_t **ret)
 {
-	struct vmimg_error err = {0};
-	char *text = NULL;
-	json_t *document;
-	int r = vmimg_describe(svc, VMIMG_KIND_JOB, id, &err, &text);
-
-	if (r < 0)
-		return cli_fail(cli, r, &err);
-	document = cli_take_json(cli, text);
-	return document ? cli_print(cli, document) : CLI_FAILURE;
+	return cli_call(s, "WaitJob", json_pack("{s:s, s:i}", "Job", id, "Timeout", POLL_MS), ret);
 }
 
-/* Until the job's end, @deadline_ns or an interrupt: 0, -ETIMEDOUT or -EINTR. */
-static int wait_job(struct cli *cli, struct vmimg_job *job, uint64_t deadline_ns)
+/* Until the job's end, @deadline_ns or an interrupt: 0, -ETIMEDOUT or -EINTR. -EPROTO: printed. */
+static int wait_job(struct cli *cli, struct cli_session *s, const char *id, uint64_t deadline_ns,
+		    json_t **ret)
 {
 	struct cli_progress progress;
-	struct vmimg_job_info info;
-	int r;
+	json_t *job = NULL;
+	int r = 0;
 
 	cli_progress_init(&progress, cli, "job");
-	while ((r = vmimg_job_wait(job, POLL_NS)) == -ETIMEDOUT) {
+	while (r == 0) {
+		json_decref(job);
+		job = NULL;
+		if (ask_job(s, id, &job)) {
+			r = -EPROTO;
+			break;
+		}
+		if (cli_job_state(job) >= VMIMG_JOB_COMPLETED)
+			break;
+		cli_progress_show(&progress, cli_number(job, "percent_complete"), 100);
 		if (cli_interrupted())
 			r = -EINTR;
-		if (r == -EINTR || cli_now_ns() >= deadline_ns)
-			break;
-		vmimg_job_info(job, &info);
-		cli_progress_show(&progress, info.percent_complete, 100);
+		else if (cli_now_ns() >= deadline_ns)
+			r = -ETIMEDOUT;
 	}
 	cli_progress_fini(&progress);
+	if (r == 0)
+		*ret = job;
+	else
+		json_decref(job);
 	return r;
+}
+
+/* Takes @job. */
+static int print_ended(struct cli *cli, const char *id, json_t *job)
+{
+	uint64_t state = cli_job_state(job), code = cli_number(job, "error_code");
+	const char *why = json_string_value(json_object_get(job, "error_description"));
+	char *text = strdup(why ? why : "");
+	int status = cli_print(cli, job);
+
+	if (!status && state != VMIMG_JOB_COMPLETED)
+		status = cli_error(cli, (int64_t)code, "job %s failed: %s", id, text ? text : "");
+	free(text);
+	return status;
 }
 
 static int run_wait(struct cli *cli, int argc, char **argv)
@@ -71,36 +93,26 @@ static int run_wait(struct cli *cli, int argc, char **argv)
 		{0},
 	};
 	uint64_t deadline = UINT64_MAX;
-	struct vmimg_service *svc = NULL;
-	struct vmimg_error err = {0};
-	struct vmimg_job *job = NULL;
-	struct vmimg_job_info info;
-	int status;
+	struct cli_session *s = NULL;
+	json_t *job = NULL;
 	int r;
 
 	cli_parse(cli, options, argc, argv);
 	cli_catch_interrupts();
 	if (timeout_s < UINT64_MAX / 2000000000)
 		deadline = cli_now_ns() + timeout_s * 1000000000;
-	/* The process that runs the job has the store until the job's end. */
+	/* A process that is no server has the store until the job's end. */
 	cli->lock_timeout_ns = deadline == UINT64_MAX ? UINT64_MAX : timeout_s * 1000000000;
-	if (cli_open(cli, NULL, &svc))
+	if (cli_begin(cli, NULL, &s))
 		return CLI_FAILURE;
-	r = vmimg_job_get(svc, argv[0], &err, &job);
+	r = wait_job(cli, s, argv[0], deadline, &job);
+	if (r == -EPROTO)
+		return cli_end(cli, s, CLI_FAILURE);
 	if (r < 0)
-		return cli_close(cli, svc, cli_fail(cli, r, &err));
-	r = wait_job(cli, job, deadline);
-	vmimg_job_info(job, &info);
-	vmimg_job_put(job);
-	if (r < 0)
-		return cli_close(cli, svc,
-				 cli_error(cli, r, "job %s has not ended: %s", argv[0],
-					   strerror(-r)));
-	status = describe_job(cli, svc, argv[0]);
-	if (!status && info.job_state != VMIMG_JOB_COMPLETED)
-		status = cli_error(cli, info.error_code, "job %s failed: %s", argv[0],
-				   info.error_description);
-	return cli_close(cli, svc, status);
+		return cli_end(cli, s,
+			       cli_error(cli, r, "job %s has not ended: %s", argv[0],
+					 strerror(-r)));
+	return cli_end(cli, s, print_ended(cli, argv[0], job));
 }
 
 static int run_cancel(struct cli *cli, int argc, char **argv)
@@ -110,32 +122,19 @@ static int run_cancel(struct cli *cli, int argc, char **argv)
 		{"kill", 0, CLI_FLAG, &kill, NULL, "request Kill instead of Terminate"},
 		{0},
 	};
-	struct vmimg_service *svc = NULL;
-	struct vmimg_error err = {0};
-	struct vmimg_job *job = NULL;
-	uint32_t answer;
-	int status;
-	int r;
+	struct cli_session *s = NULL;
+	json_t *job = NULL;
 
 	cli_parse(cli, options, argc, argv);
-	if (cli_open(cli, NULL, &svc))
+	if (cli_begin(cli, NULL, &s))
 		return CLI_FAILURE;
-	r = vmimg_job_get(svc, argv[0], &err, &job);
-	if (r < 0)
-		return cli_close(cli, svc, cli_fail(cli, r, &err));
-	answer = vmimg_job_request_state_change(job,
-						kill ? VMIMG_REQUEST_KILL : VMIMG_REQUEST_TERMINATE,
-						0, &err);
-	if (answer == VMIMG_REQUEST_OK || answer == VMIMG_REQUEST_TRANSITION_STARTED) {
-		vmimg_job_wait(job, UINT64_MAX);
-		status = describe_job(cli, svc, argv[0]);
-	} else if (err.message[0]) {
-		status = cli_fail(cli, answer, &err);
-	} else {
-		status = cli_error(cli, answer, "job %s cannot be cancelled (%u)", argv[0], answer);
-	}
-	vmimg_job_put(job);
-	return cli_close(cli, svc, status);
+	if (cli_call(s, "RequestStateChange",
+		     json_pack("{s:s, s:i}", "Job", argv[0], "RequestedState",
+			       kill ? VMIMG_REQUEST_KILL : VMIMG_REQUEST_TERMINATE),
+		     NULL) ||
+	    wait_job(cli, s, argv[0], UINT64_MAX, &job) < 0)
+		return cli_end(cli, s, CLI_FAILURE);
+	return cli_end(cli, s, cli_print(cli, job));
 }
 
 const struct cli_verb cli_job_verbs[] = {

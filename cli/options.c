@@ -15,11 +15,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GLOBAL_OPTIONS 8
+#define GLOBAL_OPTIONS 9
 
 /* What the global options are parsed into before it is checked. */
 struct globals {
 	const char *store;
+	const char *control;
 	const char *output;
 	uint64_t progress_fd;
 	uint64_t lock_timeout_s;
@@ -37,6 +38,8 @@ static void globals_table(struct globals *g, struct cli_option table[static GLOB
 {
 	const struct cli_option all[GLOBAL_OPTIONS] = {
 		{"store", 's', CLI_TEXT, &g->store, "DIR", "the store (default: $VMIMG_STORE)"},
+		{"control", 0, CLI_TEXT, &g->control, "SOCKET",
+		 "of the store's server (default: STORE/control.sock)"},
 		{"output", 0, CLI_CHOICE, &g->output, "human|json", "how to print"},
 		{"progress", 0, CLI_COUNT, &g->progress_fd, "FD",
 		 "write progress to this descriptor, a JSON object a line"},
@@ -224,6 +227,8 @@ static void apply_globals(struct cli *cli, const struct globals *g)
 {
 	if (g->store)
 		cli->store = *g->store ? g->store : NULL;
+	if (g->control)
+		cli->control = *g->control ? g->control : NULL;
 	if (g->output)
 		cli->json = !strcmp(g->output, "json");
 	if (g->no_progress)

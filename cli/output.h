@@ -49,14 +49,6 @@ struct cli_column {
 /* --output=json: the array; human: a table of these columns. Takes @rows. */
 int cli_print_rows(struct cli *cli, json_t *rows, const struct cli_column *columns);
 
-/* --- the verbs list and show, the same for every kind --- */
-int cli_list(struct cli *cli, enum vmimg_kind kind, const char *filter,
-	     const struct cli_column *columns);
-int cli_show(struct cli *cli, enum vmimg_kind kind, const char *name);
-/* With --output=json what was just made; nothing otherwise. */
-int cli_print_made(struct cli *cli, struct vmimg_service *svc, enum vmimg_kind kind,
-		   const char *name);
-
 /* --- texts: into @buf, returned --- */
 #define CLI_TEXT_MAX 32
 const char *cli_size_text(char buf[static CLI_TEXT_MAX], uint64_t bytes);

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * snapshot.c - the verbs of snapshots. `snapshot create` starts a job and waits for it here, so that an
- * interrupt can cancel it; with --async a process of its own has the store and the job, and the command
- * returns once that one has told the job's id.
+ * interrupt can cancel it. With --async the job is the server's, where there is one; on an idle store a
+ * process of its own has the store and the job, and the command returns once that one has told the job's
+ * id.
  */
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/session.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,7 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define POLL_NS 20000000u
+#define POLL_MS 20
 
 /* What `snapshot create` was asked for. */
 struct request {
@@ -113,14 +115,19 @@ static void copy_member(json_t *answer, const char *key, const json_t *document,
 	json_object_set_new(answer, key, value ? json_incref(value) : json_null());
 }
 
-static json_t *job_document(const struct vmimg_job_info *info)
+/* Of a job's document (DS-9). */
+static json_t *job_document(const json_t *job)
 {
-	return json_pack("{s:s, s:i, s:i, s:i}", "id", info->instance_id, "state", info->job_state,
-			 "percent_complete", info->percent_complete, "error_code",
-			 info->error_code);
+	json_t *answer = json_object();
+
+	copy_member(answer, "id", job, "instance_id");
+	copy_member(answer, "state", job, "job_state");
+	copy_member(answer, "percent_complete", job, "percent_complete");
+	copy_member(answer, "error_code", job, "error_code");
+	return answer;
 }
 
-static json_t *created_document(const struct vmimg_job_info *info, const json_t *snapshot)
+static json_t *created_document(const json_t *job, const json_t *snapshot)
 {
 	static const char *const members[] = {
 		"disks",       "skipped",   "cut_ns",   "prepare_ns",
@@ -133,7 +140,7 @@ static json_t *created_document(const struct vmimg_job_info *info, const json_t 
 	copy_member(answer, "snapshot_id", snapshot, "snapshot_id");
 	copy_member(answer, "type", snapshot, "type");
 	json_object_set_new(answer, "return_value", json_integer(VMIMG_OK));
-	json_object_set_new(answer, "job", job_document(info));
+	json_object_set_new(answer, "job", job_document(job));
 	for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++)
 		copy_member(answer, members[i], snapshot, members[i]);
 	return answer;
@@ -149,116 +156,136 @@ static void print_time(const json_t *document, const char *title, const char *ke
 		       cli_duration_text(buf, (uint64_t)json_integer_value(value)));
 }
 
-static int print_created(struct cli *cli, const struct vmimg_job_info *info, const json_t *snapshot)
+static int print_created(struct cli *cli, const json_t *job, const json_t *snapshot)
 {
-	json_int_t disks = json_integer_value(json_object_get(snapshot, "disks"));
-	json_int_t skipped = json_integer_value(json_object_get(snapshot, "skipped"));
+	uint64_t disks = cli_number(snapshot, "disks"), skipped = cli_number(snapshot, "skipped");
 	const char *name = json_string_value(json_object_get(snapshot, "snapshot"));
 	const char *type = json_string_value(json_object_get(snapshot, "type_name"));
 
 	if (cli->json)
-		return cli_print_json(cli, created_document(info, snapshot));
-	printf("%s: %lld disk%s, %s", name ? name : info->affected.name, (long long)disks,
+		return cli_print_json(cli, created_document(job, snapshot));
+	printf("%s: %llu disk%s, %s", name ? name : "", (unsigned long long)disks,
 	       disks == 1 ? "" : "s", type ? type : "snapshot");
 	if (skipped)
-		printf(", %lld skipped", (long long)skipped);
+		printf(", %llu skipped", (unsigned long long)skipped);
 	putchar('\n');
 	print_time(snapshot, "cut", "cut_ns");
 	print_time(snapshot, "prepare", "prepare_ns");
 	print_time(snapshot, "drain", "drain_ns");
 	print_time(snapshot, "harden", "harden_ns");
 	print_time(snapshot, "total", "total_ns");
-	print_time(snapshot, "longest write", "max_write_latency_ns");
+	/* 0 is no write at all, not a fast one. */
+	if (cli_number(snapshot, "max_write_latency_ns"))
+		print_time(snapshot, "longest write", "max_write_latency_ns");
+	else
+		printf("%-14s %10s\n", "longest write", "none");
 	return cli_finish_output(cli);
 }
 
 /* --- create, waiting --- */
 
-/* Until the job's end. The first interrupt asks for its end; it may still complete. */
-static void wait_job(struct cli *cli, struct vmimg_job *job, struct vmimg_job_info *info)
+static json_t *request_params(const struct request *req)
+{
+	json_t *params = json_pack("{s:s, s:i, s:s}", "Collection", req->collection, "SnapshotType",
+				   (int)req->type, "SnapshotSettings", req->settings);
+
+	if (req->result.name[0])
+		json_object_set_new(params, "ResultingSnapshotCollection",
+				    json_string(req->result.name));
+	return params;
+}
+
+/* Until the job's end: its document, or NULL with *@error. The first interrupt asks for its end; it
+ * may still complete. */
+static json_t *wait_job(struct cli *cli, struct cli_session *s, const char *id, json_t **error)
 {
 	struct cli_progress progress;
+	json_t *job = NULL;
 	bool asked = false;
 
 	cli_progress_init(&progress, cli, "snapshot");
-	while (vmimg_job_wait(job, POLL_NS) == -ETIMEDOUT) {
-		struct vmimg_error ignored;
-
-		vmimg_job_info(job, info);
-		cli_progress_show(&progress, info->percent_complete, 100);
+	do {
+		json_decref(job);
+		job = NULL;
+		*error = cli_try(s, "WaitJob",
+				 json_pack("{s:s, s:i}", "Job", id, "Timeout", POLL_MS), &job);
+		if (job)
+			cli_progress_show(&progress, cli_number(job, "percent_complete"), 100);
 		if (cli_interrupted() && !asked) {
-			vmimg_job_request_state_change(job, VMIMG_REQUEST_TERMINATE, 0, &ignored);
+			json_decref(cli_try(s, "RequestStateChange",
+					    json_pack("{s:s, s:i}", "Job", id, "RequestedState",
+						      VMIMG_REQUEST_TERMINATE),
+					    NULL));
 			asked = true;
 		}
-	}
-	vmimg_job_info(job, info);
-	if (info->job_state == VMIMG_JOB_COMPLETED)
-		cli_progress_show(&progress, 100, 100);
+	} while (job && cli_job_state(job) < VMIMG_JOB_COMPLETED);
 	cli_progress_fini(&progress);
+	return job;
 }
 
-/* The synchronous return value of a job that did not complete (spec/api.md CS-*): 2, or 3. */
-static int fail_job(struct cli *cli, const struct vmimg_job_info *info)
+/* The synchronous return value of a job that did not complete (CSN-11): 2, or 3. */
+static int fail_job(struct cli *cli, const json_t *job)
 {
-	uint32_t code = info->error_code == VMIMG_V_TIMEOUT ? VMIMG_TIMEOUT : VMIMG_FAILED;
-	const char *why = info->error_description;
+	uint32_t code = cli_number(job, "error_code") == VMIMG_V_TIMEOUT ? VMIMG_TIMEOUT
+									 : VMIMG_FAILED;
+	const char *why = json_string_value(json_object_get(job, "error_description"));
 
-	return cli_error_with(cli, code, *why ? why : vmimg_strerror(code),
-			      json_pack("{s:o}", "job", job_document(info)));
+	return cli_error_with(cli, code, why && *why ? why : vmimg_strerror(code),
+			      json_pack("{s:o}", "job", job_document(job)));
+}
+
+/* A job that has ended. */
+static int print_outcome(struct cli *cli, struct cli_session *s, const json_t *job)
+{
+	const json_t *affected = json_object_get(job, "affected_element");
+	const char *name = json_string_value(json_object_get(affected, "name"));
+	json_t *snapshot = NULL;
+	int status;
+
+	if (cli_job_state(job) != VMIMG_JOB_COMPLETED)
+		return fail_job(cli, job);
+	status = cli_call(s, "Describe", json_pack("{s:s, s:s*}", "Kind", "snapshot", "Name", name),
+			  &snapshot);
+	if (!status)
+		status = print_created(cli, job, snapshot);
+	json_decref(snapshot);
+	return status;
 }
 
 static int create_and_wait(struct cli *cli, struct request *req)
 {
-	struct vmimg_service *svc = NULL;
-	struct vmimg_error err = {0};
-	struct vmimg_job *job = NULL;
-	struct vmimg_job_info info;
-	char *text = NULL;
-	json_t *snapshot;
-	uint32_t code;
+	struct cli_session *s = NULL;
+	json_t *started = NULL, *job = NULL, *error = NULL;
 	int status;
-	int r;
 
 	cli_catch_interrupts();
-	if (cli_open(cli, NULL, &svc))
+	if (cli_begin(cli, NULL, &s))
 		return CLI_FAILURE;
-	code = vmimg_create_snapshot(svc, req->collection, req->settings, req->type, &req->result,
-				     &job, &err);
-	if (code != VMIMG_JOB_STARTED)
-		return cli_close(cli, svc, cli_fail(cli, code, &err));
-	wait_job(cli, job, &info);
-	vmimg_job_put(job);
-	if (info.job_state != VMIMG_JOB_COMPLETED)
-		return cli_close(cli, svc, fail_job(cli, &info));
-	r = vmimg_describe(svc, VMIMG_KIND_SNAPSHOT, info.affected.name, &err, &text);
-	if (r < 0)
-		return cli_close(cli, svc, cli_fail(cli, r, &err));
-	snapshot = cli_take_json(cli, text);
-	status = snapshot ? print_created(cli, &info, snapshot) : CLI_FAILURE;
-	json_decref(snapshot);
-	return cli_close(cli, svc, status);
+	status = cli_call(s, "CreateSnapshot", request_params(req), &started);
+	if (status)
+		return cli_end(cli, s, status);
+	job = wait_job(cli, s, json_string_value(json_object_get(started, "Job")), &error);
+	status = job ? print_outcome(cli, s, job) : cli_fail_call(cli, error, NULL);
+	json_decref(started);
+	json_decref(job);
+	return cli_end(cli, s, status);
 }
 
 static int check_only(struct cli *cli, struct request *req)
 {
-	struct vmimg_service *svc = NULL;
-	struct vmimg_error err = {0};
-	const char *name = *req->result.name ? req->result.name : NULL;
-	uint32_t code;
-	int status = CLI_OK;
+	struct cli_session *s = NULL;
+	int status;
 
-	if (cli_open(cli, NULL, &svc))
+	if (cli_begin(cli, NULL, &s))
 		return CLI_FAILURE;
-	code = vmimg_check_snapshot(svc, req->collection, req->settings, req->type, name, &err);
-	if (code != VMIMG_OK)
-		status = cli_fail(cli, code, &err);
-	else if (cli->json)
+	status = cli_call(s, "CheckSnapshot", request_params(req), NULL);
+	if (!status && cli->json)
 		status = cli_print_json(cli, json_pack("{s:s, s:i, s:b, s:i}", "collection",
 						       req->collection, "type", req->type,
 						       "dry_run", 1, "return_value", 0));
-	else
+	else if (!status)
 		printf("%s: a snapshot could be created now\n", req->collection);
-	return cli_close(cli, svc, status ? status : cli_finish_output(cli));
+	return cli_end(cli, s, status ? status : cli_finish_output(cli));
 }
 
 /* --- create --async --- */
@@ -284,76 +311,78 @@ static void tell(int pipe, json_t *document)
 	close(pipe);
 }
 
+/* What the command prints of a job that was started, from CreateSnapshot's result. */
+static json_t *started_document(const struct request *req, const json_t *started)
+{
+	json_t *job = json_object();
+
+	copy_member(job, "id", started, "Job");
+	copy_member(job, "state", started, "JobState");
+	copy_member(job, "percent_complete", started, "PercentComplete");
+	copy_member(job, "error_code", started, "ErrorCode");
+	return json_pack("{s:s, s:i, s:i, s:o}", "collection", req->collection, "type", req->type,
+			 "return_value", VMIMG_JOB_STARTED, "job", job);
+}
+
 /* The background process: the store, the job, one answer, and the job's end. */
 static int run_background(struct cli *cli, struct request *req, int pipe)
 {
-	struct vmimg_service *svc = NULL;
+	struct cli_session *s = NULL;
 	struct vmimg_error err = {0};
-	struct vmimg_job *job = NULL;
-	struct vmimg_job_info info;
-	uint32_t code;
+	json_t *started = NULL, *answer, *error;
 	int r = detach_process(&pipe);
 
 	cli->no_progress = true;
 	cli->progress_fd = -1;
 	cli_catch_interrupts();
 	if (r >= 0)
-		r = cli_open_quietly(cli, NULL, &err, &svc);
+		r = cli_begin_quietly(cli, NULL, &err, &s);
 	if (r < 0) {
 		tell(pipe,
 		     json_pack("{s:o}", "error",
 			       cli_error_document(r, *err.message ? err.message : strerror(-r))));
 		return CLI_FAILURE;
 	}
-	code = vmimg_create_snapshot(svc, req->collection, req->settings, req->type, &req->result,
-				     &job, &err);
-	if (code != VMIMG_JOB_STARTED) {
-		tell(pipe,
-		     json_pack("{s:o}", "error",
-			       cli_error_document(code, *err.message ? err.message
-								     : vmimg_strerror(code))));
-		vmimg_close(svc);
-		return CLI_FAILURE;
+	error = cli_try(s, "CreateSnapshot", request_params(req), &started);
+	if (error) {
+		tell(pipe, json_pack("{s:o}", "error", error));
+		return cli_end(cli, s, CLI_FAILURE);
 	}
-	vmimg_job_info(job, &info);
-	tell(pipe, json_pack("{s:s, s:i, s:i, s:o, s:i}", "collection", req->collection, "type",
-			     req->type, "return_value", (int)code, "job", job_document(&info),
-			     "pid", (int)getpid()));
-	wait_job(cli, job, &info);
-	vmimg_job_put(job);
-	return vmimg_close(svc) < 0 ? CLI_FAILURE : CLI_OK;
+	answer = started_document(req, started);
+	json_object_set_new(answer, "pid", json_integer(getpid()));
+	tell(pipe, answer);
+	json_decref(wait_job(cli, s, json_string_value(json_object_get(started, "Job")), &error));
+	json_decref(error);
+	json_decref(started);
+	return cli_end(cli, s, CLI_OK);
 }
 
-static int print_answer(struct cli *cli, FILE *in, pid_t child)
+/* Takes @answer. */
+static int print_started(struct cli *cli, json_t *answer)
 {
-	json_error_t why;
-	json_t *answer = json_loadf(in, 0, &why);
-	json_t *error = json_object_get(answer, "error");
-	int status;
-
-	if (!answer) {
-		waitpid(child, NULL, 0);
-		return cli_error(cli, -ECHILD, "the background process ended without an answer");
-	}
-	if (error) {
-		const char *message = json_string_value(json_object_get(error, "message"));
-
-		status = CLI_FAILURE;
-		if (!cli->json) {
-			fprintf(stderr, "vmimg: %s\n", message ? message : "unknown error");
-		} else {
-			json_dumpf(answer, stderr, 0);
-			fputc('\n', stderr);
-		}
-		json_decref(answer);
-		return status;
-	}
 	if (cli->json)
 		return cli_print_json(cli, answer);
 	printf("job %s\n",
 	       json_string_value(json_object_get(json_object_get(answer, "job"), "id")));
 	json_decref(answer);
 	return cli_finish_output(cli);
+}
+
+static int print_answer(struct cli *cli, FILE *in, pid_t child)
+{
+	json_error_t why;
+	json_t *answer = json_loadf(in, 0, &why);
+	json_t *error = json_incref(json_object_get(answer, "error"));
+
+	if (!answer) {
+		waitpid(child, NULL, 0);
+		return cli_error(cli, -ECHILD, "the background process ended without an answer");
+	}
+	if (error) {
+		json_decref(answer);
+		return cli_fail_call(cli, error, NULL);
+	}
+	return print_started(cli, answer);
 }
 
 /* Forks before the store is opened: its lock, rings and threads belong to the process that opens. */
@@ -364,8 +393,6 @@ static int create_in_background(struct cli *cli, struct request *req)
 	pid_t child;
 	FILE *in;
 
-	if (!cli->store)
-		cli_usage_error(cli, "no store: give --store=DIR or set VMIMG_STORE");
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return cli_error(cli, -errno, "pipe: %s", strerror(errno));
 	fflush(NULL);
@@ -389,6 +416,24 @@ static int create_in_background(struct cli *cli, struct request *req)
 	status = print_answer(cli, in, child);
 	fclose(in);
 	return status;
+}
+
+/* The server's job, where there is a server; the parent opens no store itself. */
+static int create_async(struct cli *cli, struct request *req)
+{
+	struct cli_session *s = NULL;
+	json_t *started = NULL;
+	int status;
+
+	if (!cli->store)
+		cli_usage_error(cli, "no store: give --store=DIR or set VMIMG_STORE");
+	if (cli_begin_served(cli, &s) < 0)
+		return create_in_background(cli, req);
+	status = cli_call(s, "CreateSnapshot", request_params(req), &started);
+	if (!status)
+		status = print_started(cli, started_document(req, started));
+	json_decref(started);
+	return cli_end(cli, s, status);
 }
 
 static int run_create(struct cli *cli, int argc, char **argv)
@@ -423,7 +468,7 @@ static int run_create(struct cli *cli, int argc, char **argv)
 	if (req.dry_run)
 		status = check_only(cli, &req);
 	else if (req.async)
-		status = create_in_background(cli, &req);
+		status = create_async(cli, &req);
 	else
 		status = create_and_wait(cli, &req);
 	free(req.settings);
@@ -447,13 +492,13 @@ static int run_list(struct cli *cli, int argc, char **argv)
 	};
 	int words = cli_parse(cli, NULL, argc, argv);
 
-	return cli_list(cli, VMIMG_KIND_SNAPSHOT, words ? argv[0] : NULL, columns);
+	return cli_list(cli, "snapshot", words ? argv[0] : NULL, columns);
 }
 
 static int run_show(struct cli *cli, int argc, char **argv)
 {
 	cli_parse(cli, NULL, argc, argv);
-	return cli_show(cli, VMIMG_KIND_SNAPSHOT, argv[0]);
+	return cli_show(cli, "snapshot", argv[0]);
 }
 
 const struct cli_verb cli_snapshot_verbs[] = {

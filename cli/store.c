@@ -24,26 +24,17 @@ bool cli_wait_for_lock(struct cli *cli, uint64_t start_ns)
 	return true;
 }
 
-int cli_open_quietly(struct cli *cli, const struct vmimg_options *options, struct vmimg_error *err,
-		     struct vmimg_service **ret)
-{
-	uint64_t start = cli_now_ns();
-	int r;
-
-	do
-		r = vmimg_open(cli->store, options, err, ret);
-	while (r == -EBUSY && cli_wait_for_lock(cli, start));
-	return r;
-}
-
 int cli_open(struct cli *cli, const struct vmimg_options *options, struct vmimg_service **ret)
 {
 	struct vmimg_error err = {0};
+	uint64_t start = cli_now_ns();
 	int r;
 
 	if (!cli->store)
 		cli_usage_error(cli, "no store: give --store=DIR or set VMIMG_STORE");
-	r = cli_open_quietly(cli, options, &err, ret);
+	do
+		r = vmimg_open(cli->store, options, &err, ret);
+	while (r == -EBUSY && cli_wait_for_lock(cli, start));
 	return r < 0 ? cli_fail(cli, r, &err) : CLI_OK;
 }
 

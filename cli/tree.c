@@ -6,6 +6,7 @@
  */
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/session.h"
 
 #include <langinfo.h>
 #include <stdio.h>
@@ -139,26 +140,21 @@ static int print_tree(struct cli *cli, const json_t *tree)
 
 static int run_tree(struct cli *cli, int argc, char **argv)
 {
-	struct vmimg_service *svc = NULL;
-	struct vmimg_error err = {0};
-	char *json = NULL;
-	json_t *tree;
-	int status = CLI_FAILURE;
-	int r;
+	struct cli_session *s = NULL;
+	json_t *tree = NULL;
+	int status;
 
 	cli_parse(cli, NULL, argc, argv);
-	if (cli_open(cli, NULL, &svc))
+	if (cli_begin(cli, NULL, &s))
 		return CLI_FAILURE;
-	r = vmimg_describe(svc, VMIMG_KIND_TREE, NULL, &err, &json);
-	if (r < 0)
-		return cli_close(cli, svc, cli_fail(cli, r, &err));
-	tree = cli_take_json(cli, json);
-	if (tree && cli->json)
-		return cli_close(cli, svc, cli_print_json(cli, tree));
-	if (tree)
-		status = print_tree(cli, tree);
+	status = cli_call(s, "Describe", json_pack("{s:s}", "Kind", "tree"), &tree);
+	if (status)
+		return cli_end(cli, s, status);
+	if (cli->json)
+		return cli_end(cli, s, cli_print_json(cli, tree));
+	status = print_tree(cli, tree);
 	json_decref(tree);
-	return cli_close(cli, svc, status);
+	return cli_end(cli, s, status);
 }
 
 const struct cli_verb cli_tree_verbs[] = {

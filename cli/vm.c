@@ -2,6 +2,7 @@
 /* vm.c - the verbs init and vm: a store, and the virtual machines in it. */
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/session.h"
 
 #include <string.h>
 
@@ -21,30 +22,27 @@ static int run_init(struct cli *cli, int argc, char **argv)
 
 static int run_create(struct cli *cli, int argc, char **argv)
 {
-	struct vmimg_service *svc = NULL;
-	struct vmimg_error err = {0};
-	int r;
+	struct cli_session *s = NULL;
+	json_t *made = NULL;
+	int status;
 
 	cli_parse(cli, NULL, argc, argv);
-	if (cli_open(cli, NULL, &svc))
+	if (cli_begin(cli, NULL, &s))
 		return CLI_FAILURE;
-	r = vmimg_vm_create(svc, argv[0], &err);
-	return cli_close(cli, svc,
-			 r < 0 ? cli_fail(cli, r, &err)
-			       : cli_print_made(cli, svc, VMIMG_KIND_VM, argv[0]));
+	status = cli_call(s, "DefineVirtualMachine", json_pack("{s:s}", "Name", argv[0]), &made);
+	return cli_end(cli, s, status ? status : cli_print_made(cli, made));
 }
 
 static int run_delete(struct cli *cli, int argc, char **argv)
 {
-	struct vmimg_service *svc = NULL;
-	struct vmimg_error err = {0};
-	int r;
+	struct cli_session *s = NULL;
 
 	cli_parse(cli, NULL, argc, argv);
-	if (cli_open(cli, NULL, &svc))
+	if (cli_begin(cli, NULL, &s))
 		return CLI_FAILURE;
-	r = vmimg_vm_delete(svc, argv[0], &err);
-	return cli_close(cli, svc, r < 0 ? cli_fail(cli, r, &err) : CLI_OK);
+	return cli_end(cli, s,
+		       cli_call(s, "DestroyVirtualMachine",
+				json_pack("{s:s}", "VirtualMachine", argv[0]), NULL));
 }
 
 static int run_list(struct cli *cli, int argc, char **argv)
@@ -57,13 +55,13 @@ static int run_list(struct cli *cli, int argc, char **argv)
 	};
 
 	cli_parse(cli, NULL, argc, argv);
-	return cli_list(cli, VMIMG_KIND_VM, NULL, columns);
+	return cli_list(cli, "vm", NULL, columns);
 }
 
 static int run_show(struct cli *cli, int argc, char **argv)
 {
 	cli_parse(cli, NULL, argc, argv);
-	return cli_show(cli, VMIMG_KIND_VM, argv[0]);
+	return cli_show(cli, "vm", argv[0]);
 }
 
 const struct cli_verb cli_vm_verbs[] = {

@@ -308,8 +308,9 @@ static int attach_claimed(struct eng_entry *entry, struct eng_queue *queue,
 		eng_disk_destroy(disk);
 		return r;
 	}
-	entry->disk = disk;
-	eng_entry_set_tail(entry, disk->head);
+	eng_entry_set_disk(entry, disk);
+	if (!read_only) /* whoever freezes or resizes the head writes to it: opened anew for them */
+		eng_entry_set_tail(entry, disk->head);
 	*ret = disk;
 	return 0;
 }
@@ -510,7 +511,7 @@ int eng_store_detach(struct eng_disk *disk)
 	entry->refused = r < 0;
 	eng_entry_drop_standby(entry);
 	eng_entry_set_tail(entry, NULL);
-	entry->disk = NULL;
+	eng_entry_set_disk(entry, NULL);
 	eng_disk_destroy(disk);
 	eng_entry_release(entry);
 	return r < 0 ? -ENOTRECOVERABLE : 0;

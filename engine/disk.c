@@ -135,7 +135,8 @@ int eng_disk_settle(struct eng_disk *disk, uint64_t timeout_ns)
 {
 	uint64_t end = eng_io_now_ns(disk->io) + timeout_ns;
 
-	while (disk->background || atomic_load(&disk->hardened_posted)) {
+	while (disk->background || atomic_load(&disk->hardened_posted) ||
+	       atomic_load(&disk->grow.posted)) {
 		int r = eng_queue_turn(disk->queue, 10000000);
 
 		if (r < 0 && r != -EINTR)
@@ -256,6 +257,33 @@ void eng_disk_post_hardened(struct eng_disk *disk)
 		return;
 	disk->hardened_msg.run = msg_hardened;
 	eng_queue_post(disk->queue, &disk->hardened_msg);
+}
+
+static void msg_grow(struct eng_msg *msg)
+{
+	struct eng_disk *disk = (struct eng_disk *)((char *)msg -
+						    offsetof(struct eng_disk, grow.msg));
+	uint64_t bs = 1ull << disk->block_bits;
+
+	disk->blocks = (disk->grow.size + bs - 1) >> disk->block_bits;
+	free(eng_map_grow(disk->map, disk->blocks, disk->grow.table));
+	if (disk->grow.base_bytes)
+		disk->layers[0]->base_bytes = disk->grow.base_bytes;
+	atomic_store(&disk->size, disk->grow.size);
+	atomic_store(&disk->grow.posted, false);
+}
+
+void eng_disk_post_grow(struct eng_disk *disk, uint64_t size, uint64_t base_bytes, void *table)
+{
+	bool posted = atomic_exchange(&disk->grow.posted, true);
+
+	assert(!posted);
+	(void)posted;
+	disk->grow.size = size;
+	disk->grow.base_bytes = base_bytes;
+	disk->grow.table = table;
+	disk->grow.msg.run = msg_grow;
+	eng_queue_post(disk->queue, &disk->grow.msg);
 }
 
 void eng_disk_rolled(struct eng_disk *disk, int result)

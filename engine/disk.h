@@ -45,7 +45,8 @@ struct eng_disk {
 	const struct eng_disk_ops *ops;
 	void *owner;
 	struct fmt_uuid id;
-	uint64_t size, blocks;
+	_Atomic uint64_t size; /* bytes; written by the worker, read by any thread */
+	uint64_t blocks;
 	uint32_t block_bits;
 	bool read_only;
 	bool verify; /* check sealed data against its checksums */
@@ -82,6 +83,12 @@ struct eng_disk {
 	_Atomic uint64_t journal_nonce; /* for overlays made while attached; 0: no journal */
 	struct eng_msg hardened_msg;
 	_Atomic bool hardened_posted;
+	struct { /* AT-6; the poster's until @posted, the worker's from then on */
+		struct eng_msg msg;
+		uint64_t size, base_bytes;
+		void *table;
+		_Atomic bool posted;
+	} grow;
 };
 
 struct eng_disk_spec {
@@ -207,6 +214,12 @@ uint64_t eng_base_end(const struct eng_layer *base);
 /* --- for the control side --- */
 /* Any thread: a layer of this disk got hardened by the coordinator; waiting flushes look again. */
 void eng_disk_post_hardened(struct eng_disk *disk);
+/*
+ * The worker makes the disk @size bytes long at its next turn, when nothing of an earlier call is left
+ * (grow.posted). @table: eng_map_table() of its blocks, taken. @base_bytes: of a raw head; else 0. By
+ * who has the disk's shape lock.
+ */
+void eng_disk_post_grow(struct eng_disk *disk, uint64_t size, uint64_t base_bytes, void *table);
 void eng_disk_rolled(struct eng_disk *disk, int result); /* worker: the roll has ended */
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * disks.c - disks made, imported, resized and deleted. Files first and durable, then one transaction,
+ * disks.c - disks made, imported and deleted. Files first and durable, then one transaction,
  * so that a crash leaves files without a row (removed at open or reported as leaks), never a row
  * without a file.
  */
@@ -62,7 +62,7 @@ static int check_new(struct making *m, struct fmt_error *err)
 	return 0;
 }
 
-static int check_size(uint64_t size, struct fmt_error *err)
+int eng_store_check_size(uint64_t size, struct fmt_error *err)
 {
 	if (size == 0 || size % 512 || size > FMT_SIZE_MAX)
 		return fmt_fail(err, -EINVAL,
@@ -104,7 +104,7 @@ static int round_size(struct making *m, uint64_t size, struct fmt_error *err)
 		r = fmt_fail(err, -EINVAL, "size %llu is smaller than the image's %llu",
 			     (unsigned long long)size, (unsigned long long)st.size);
 	if (r == 0)
-		r = check_size(size, err);
+		r = eng_store_check_size(size, err);
 	if (r == 0 && size != st.size)
 		r = eng_io_truncate(io, file, size);
 	if (r == 0)
@@ -162,7 +162,7 @@ static int import_raw_in_place(struct making *m, struct fmt_error *err)
 			     "%s: %llu bytes; in place it must have the disk's size, a "
 			     "multiple of 512",
 			     m->data, (unsigned long long)st.size);
-	return r < 0 ? r : check_size(m->disk.size, err);
+	return r < 0 ? r : eng_store_check_size(m->disk.size, err);
 }
 
 static int import_qcow2_in_place(struct making *m, struct fmt_error *err)
@@ -185,7 +185,7 @@ static int import_qcow2_in_place(struct making *m, struct fmt_error *err)
 	m->has_overlay = true;
 	m->base.kind = FMT_KIND_QCOW2;
 	m->base.state = CAT_LAYER_HARDENED;
-	return r < 0 ? r : check_size(m->disk.size, err);
+	return r < 0 ? r : eng_store_check_size(m->disk.size, err);
 }
 
 static int get_data(struct making *m, struct fmt_error *err)
@@ -197,7 +197,7 @@ static int get_data(struct making *m, struct fmt_error *err)
 	m->base.kind = FMT_KIND_RAW;
 	if (!make->from) {
 		m->disk.size = make->size;
-		r = check_size(make->size, err);
+		r = eng_store_check_size(make->size, err);
 		return r < 0 ? r : make_empty(m, make->size, err);
 	}
 	if (!format)
@@ -374,68 +374,6 @@ out:
 	free(m.data);
 	free(m.sidecar);
 	free(m.overlay_path);
-	return r;
-}
-
-/* --- resize (AT-6): the head first, the catalog after --- */
-
-static void edit_size(struct fmt_header *hdr, void *arg)
-{
-	hdr->size = *(uint64_t *)arg;
-}
-
-static int resize_claimed(struct eng_entry *entry, struct cat_disk *disk, uint64_t size,
-			  struct fmt_error *err)
-{
-	struct eng_store *store = entry->store;
-	struct eng_layer *head;
-	int r;
-
-	if (entry->disk)
-		return fmt_fail(err, -EBUSY, "%s/%s: attached", disk->vm_name, disk->name);
-	if (size < disk->size)
-		return fmt_fail(err, -EINVAL, "%s/%s: cannot shrink from %llu to %llu bytes",
-				disk->vm_name, disk->name, (unsigned long long)disk->size,
-				(unsigned long long)size);
-	r = eng_entry_tail(entry, disk, err, &head);
-	if (r < 0)
-		return r;
-	if (head->kind == FMT_KIND_RAW) {
-		r = eng_io_truncate(store->io, head->file, size);
-		if (r == 0)
-			r = eng_io_fdatasync(store->io, head->file);
-	}
-	if (r == 0)
-		r = eng_layer_update(head, edit_size, &size, err);
-	eng_entry_set_tail(entry, NULL); /* opened anew, with its new length */
-	if (r == 0)
-		r = eng_catalog_begin(store->catalog);
-	if (r < 0)
-		return r;
-	disk->size = size;
-	eng_catalog_put_disk(store->catalog, disk);
-	return eng_catalog_commit(store->catalog, err);
-}
-
-int eng_store_resize_disk(struct eng_store *store, const char *vm, const char *name, uint64_t size,
-			  struct fmt_error *err)
-{
-	struct eng_entry *entry;
-	struct cat_disk disk;
-	int r = check_size(size, err);
-
-	if (r < 0)
-		return r;
-	r = eng_catalog_get_disk(store->catalog, vm, name, &disk);
-	if (r < 0)
-		return fmt_fail(err, r, "%s/%s: no such disk", vm, name);
-	r = eng_entry_claim(store, &disk.id, 0, &entry);
-	if (r < 0)
-		return fmt_fail(err, r, "%s/%s: in use", vm, name);
-	r = resize_claimed(entry, &disk, size, err);
-	eng_entry_release(entry);
-	if (r < 0 && err && !err->text[0])
-		fmt_fail(err, r, "%s/%s: cannot resize: %s", vm, name, strerror(-r));
 	return r;
 }
 

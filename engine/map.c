@@ -248,6 +248,16 @@ static int enter_keys(struct eng_map *map, uint64_t region, uint32_t key, uint32
 
 /* --- the map --- */
 
+static uint64_t regions_of(uint64_t blocks)
+{
+	return (blocks + ENG_MAP_REGION - 1) >> ENG_MAP_REGION_BITS;
+}
+
+void *eng_map_table(uint64_t blocks)
+{
+	return calloc(regions_of(blocks), sizeof(uintptr_t));
+}
+
 int eng_map_create(uint64_t blocks, struct eng_map **ret)
 {
 	struct eng_map *map;
@@ -258,8 +268,8 @@ int eng_map_create(uint64_t blocks, struct eng_map **ret)
 	if (!map)
 		return -ENOMEM;
 	map->blocks = blocks;
-	map->regions = (blocks + ENG_MAP_REGION - 1) >> ENG_MAP_REGION_BITS;
-	map->table = calloc(map->regions, sizeof(*map->table));
+	map->regions = regions_of(blocks);
+	map->table = eng_map_table(blocks);
 	if (!map->table) {
 		free(map);
 		return -ENOMEM;
@@ -276,6 +286,19 @@ void eng_map_destroy(struct eng_map *map)
 		replace_leaf(map, region, NULL);
 	free(map->table);
 	free(map);
+}
+
+void *eng_map_grow(struct eng_map *map, uint64_t blocks, void *table)
+{
+	void *old = map->table;
+
+	assert(blocks >= map->blocks);
+	memcpy(table, old, map->regions * sizeof(*map->table));
+	/* A last region that is not full is never uniform: what is new in it is absent. */
+	map->table = table;
+	map->blocks = blocks;
+	map->regions = regions_of(blocks);
+	return old;
 }
 
 bool eng_map_is_built(const struct eng_map *map, uint64_t region)

@@ -35,6 +35,10 @@ struct eng_map;
 
 int eng_map_create(uint64_t blocks, struct eng_map **ret);
 void eng_map_destroy(struct eng_map *map);
+/* What a map needs to grow to @blocks; any thread. free(); NULL: no memory. */
+void *eng_map_table(uint64_t blocks);
+/* Grows to @blocks, not fewer than it has, with @table of as many; returns the old table: free(). */
+void *eng_map_grow(struct eng_map *map, uint64_t blocks, void *table);
 
 /* A region is built when every layer older than the ones that publish into it was merged in. */
 bool eng_map_is_built(const struct eng_map *map, uint64_t region);

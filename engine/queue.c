@@ -10,6 +10,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdalign.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,7 @@ struct eng_queue {
 	struct eng_ring *ring;
 	_Atomic(struct eng_msg *) inbox;
 	_Atomic unsigned posting; /* posts between push and wake */
+	pthread_t owner;
 	unsigned depth;
 	struct eng_req *reqs, *free;
 	_Atomic unsigned inflight;
@@ -75,6 +77,7 @@ int eng_queue_create(struct eng_io *io, unsigned depth, struct eng_file *hold,
 	if (!q)
 		return r;
 	q->io = io;
+	q->owner = pthread_self();
 	q->depth = depth;
 	q->ended_tail = &q->ended;
 	q->reqs = calloc(depth, sizeof(*q->reqs));
@@ -129,6 +132,11 @@ int eng_queue_fd(struct eng_queue *q)
 {
 	q->fd_used = true;
 	return eng_ring_fd(q->ring);
+}
+
+bool eng_queue_is_mine(struct eng_queue *q)
+{
+	return pthread_equal(q->owner, pthread_self());
 }
 
 unsigned eng_queue_inflight(struct eng_queue *q)

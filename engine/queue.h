@@ -75,6 +75,7 @@ int eng_queue_fd(struct eng_queue *q);
 /* Any thread. The queue must outlive the message: whoever posts holds a disk of it attached, or a
  * request of it in flight. */
 void eng_queue_post(struct eng_queue *q, struct eng_msg *msg);
+bool eng_queue_is_mine(struct eng_queue *q);      /* the calling thread's; any thread */
 unsigned eng_queue_inflight(struct eng_queue *q); /* requests taken, not completed; any thread */
 void eng_queue_attached(struct eng_queue *q, int delta); /* counts disks */
 

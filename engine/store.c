@@ -462,6 +462,13 @@ void eng_entry_set_tail(struct eng_entry *entry, struct eng_layer *layer)
 	entry->unhardened_count = 0;
 }
 
+void eng_entry_set_disk(struct eng_entry *entry, struct eng_disk *disk)
+{
+	pthread_mutex_lock(&entry->store->lock);
+	entry->disk = disk;
+	pthread_mutex_unlock(&entry->store->lock);
+}
+
 int eng_entry_keep_unhardened(struct eng_entry *entry, struct eng_layer *layer)
 {
 	struct eng_layer **p = realloc(entry->unhardened,

@@ -104,6 +104,7 @@ void eng_entry_release(struct eng_entry *entry);
 int eng_entry_tail(struct eng_entry *entry, const struct cat_disk *row, struct fmt_error *err,
 		   struct eng_layer **ret);
 void eng_entry_set_tail(struct eng_entry *entry, struct eng_layer *layer); /* takes a reference */
+void eng_entry_set_disk(struct eng_entry *entry, struct eng_disk *disk);   /* attached, or NULL */
 /* Notes a frozen layer that no create may pass over before it is hardened; forgets those that are. */
 int eng_entry_keep_unhardened(struct eng_entry *entry, struct eng_layer *layer);
 void eng_entry_forget_hardened(struct eng_entry *entry);
@@ -120,7 +121,7 @@ int eng_store_detach(struct eng_disk *disk);
 int eng_store_frozen_layer(struct eng_disk *disk, const char *collection, const char *snapshot,
 			   struct fmt_error *err, uint32_t *ret);
 
-/* --- disks (disks.c): create, import, resize, delete --- */
+/* --- disks (disks.c; resize.c): create, import, resize, delete --- */
 struct eng_disk_make {
 	const char *vm, *name;
 	uint64_t size;             /* 0 with @from: the image's */
@@ -130,6 +131,8 @@ struct eng_disk_make {
 };
 int eng_store_make_disk(struct eng_store *store, const struct eng_disk_make *make,
 			struct fmt_error *err);
+int eng_store_check_size(uint64_t size, struct fmt_error *err); /* of a disk, in bytes */
+/* AT-6. An attached disk grows as it is: its queue's thread must turn. -EDEADLK on that thread. */
 int eng_store_resize_disk(struct eng_store *store, const char *vm, const char *name, uint64_t size,
 			  struct fmt_error *err);
 int eng_store_delete_disk(struct eng_store *store, const char *vm, const char *name,

@@ -126,11 +126,14 @@ static int start_parts(struct srv_server *s, struct vmimg_error *err)
 
 	if (r == 0)
 		r = srv_nbd_start(s, err, &s->nbd);
+	if (r == 0)
+		r = srv_control_start(s, err, &s->control);
 	return r;
 }
 
 static void stop_parts(struct srv_server *s)
 {
+	srv_control_stop(s->control);
 	srv_nbd_stop(s->nbd);
 	srv_tls_destroy(s->tls);
 }

@@ -185,6 +185,9 @@ Test(api_vm_disk, resize_grows)
 	expect_error(vmimg_disk_resize(svc, "web/gone", 16 * MIB, &err), -ENOENT);
 	expect_error(vmimg_disk_resize(svc, "web", 16 * MIB, &err), -EINVAL);
 	disk = attach(queue, "web/d0", 0);
+	expect_error(vmimg_disk_resize(svc, "web/d0", 16 * MIB, &err), -EDEADLK);
+	cr_expect_eq(vmimg_disk_detach(disk), 0);
+	disk = attach(queue, "web/d0", VMIMG_ATTACH_READ_ONLY);
 	expect_error(vmimg_disk_resize(svc, "web/d0", 16 * MIB, &err), -EBUSY);
 	cr_expect_eq(vmimg_disk_detach(disk), 0);
 	expect_ok(vmimg_disk_resize(svc, "web/d0", 16 * MIB, &err)); /* a raw head */

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# bench: what it writes, verifies, counts and prints; on files and on disks alike.
+# bench: what it writes, verifies, counts and prints; on files, NBD exports and disks alike.
 . "$(dirname "$0")/common.bash"
 
 blocks=2048
@@ -50,7 +50,37 @@ printf x | dd of=file bs=1 seek=$((4096 * 77 + 2000)) conv=notrunc status=none
 fails 1 "at $((4096 * 77))" "and says where" bench raw:file --rw=randread --verify
 fails 1 "none" "a file that is not there" bench raw:none
 fails 1 "too small" "a file without a block" bench raw:/dev/null
-fails 2 "NBD" "NBD is not there yet" bench nbd+unix:///x?socket=y
+
+echo "- an NBD server of others"
+qemu-nbd -t -f raw -e 8 -x disk -k "$dir/nbd" file &
+server=$!
+trap 'kill $server 2>/dev/null; wait; rm -rf "$dir"' EXIT
+for ((i = 0; i < 100; i++)); do [ -S nbd ] || sleep 0.1; done
+uri="nbd+unix:///disk?socket=$dir/nbd"
+exercise "$uri"
+echo "- what it wrote is in the file"
+v bench "$uri" --rw=write --verify || die "write"
+ok "and right" bench raw:file --rw=randread --verify
+ok "requests larger than a socket's buffer" bench "$uri" --rw=write --bs=1M --iodepth=4 --verify
+fails 1 "no export|not available|not present" "an export that is not there" \
+	bench "nbd+unix:///none?socket=$dir/nbd"
+fails 1 "No such file" "a server that is not there" bench nbd+unix:///disk?socket=none
+echo "- a server that goes away is an error"
+"$VMIMG" bench "$uri" --rw=randwrite --runtime=20 >out 2>err </dev/null &
+client=$!
+sleep 0.5
+kill -KILL $server
+wait $client
+is $? 1 "and an end"
+kill -0 $server 2>/dev/null && die "the server lives"
+rm -f nbd
+qemu-nbd -t -r -f raw -x disk -k "$dir/nbd" file &
+server=$!
+for ((i = 0; i < 100; i++)); do [ -S nbd ] || sleep 0.1; done
+ok "a read-only export is read" bench "$uri" --rw=read
+fails 1 "only read" "and not written" bench "$uri" --rw=write
+kill $server; wait $server
+
 fails 2 "multiple of 512" "a block size of 1000" bench raw:file --bs=1000
 fails 2 "iodepth" "a depth of 0" bench raw:file --iodepth=0
 

@@ -53,6 +53,27 @@ Test(engine_disk, view_of_a_snapshot_takes_no_writes)
 	end();
 }
 
+/* AT-4: nothing of a disk attached for reading only keeps others from its head. */
+Test(engine_disk, disk_attached_read_only_can_be_snapshotted)
+{
+	begin(1, 1 << 20);
+	attach(0, 0);
+	must(do_write(0, 1, 0, BLOCK) == 0);
+	for (unsigned i = 0; i < 2; i++) { /* a raw head, an overlay */
+		detach(0);
+		must(eng_store_attach(store, queue[0], "a/d0", ENG_ATTACH_READ_ONLY, &err,
+				      &disk[0]) == 0);
+		cr_expect_eq(snapshot(i ? "s1" : "s0"), 0);
+		cr_expect(holds(0, 1, 0, BLOCK));
+		must(eng_store_detach(disk[0]) == 0);
+		cr_expect_eq(snapshot(i ? "s3" : "s2"), 0, "and after it");
+		attach(0, 0);
+		must(do_write(0, 2, BLOCK, BLOCK) == 0);
+		cr_expect(view_holds(i ? "s3" : "s2", 0, 1, 0, BLOCK));
+	}
+	end();
+}
+
 /* T2, Q-2: requests of another queue: all kinds come back, to the queue they came through. */
 Test(engine_disk, forwarded_requests_end_on_their_own_queue)
 {

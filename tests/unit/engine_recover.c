@@ -541,41 +541,6 @@ static uint64_t record_snapshot(struct eng_record *rec, uint64_t *first)
 	return eng_record_index(rec);
 }
 
-/* Opens what a power loss left, as another boot of the machine. */
-static void enter_power_loss(struct eng_record *rec, uint64_t index, uint64_t seed,
-			     char store_dir[192])
-{
-	char tree[160], memory[160];
-	uint8_t boot[16];
-
-	memset(boot, (int)(1 + index % 200), sizeof(boot));
-	snprintf(tree, sizeof(tree), "%s/tree", root);
-	snprintf(memory, sizeof(memory), "%s/memory", root);
-	strcpy(store_dir, dir);
-	must(eng_record_crash(rec, index, seed, tree) == 0);
-	must(mkdir(memory, 0700) == 0);
-	must(eng_io_posix_create(&machine) == 0);
-	must(eng_io_posix_set_shm_dir(machine, memory) == 0);
-	eng_io_posix_set_boot_id(machine, boot);
-	use_io(NULL);
-	snprintf(dir, sizeof(dir), "%s", tree);
-	open_store();
-}
-
-static void leave_power_loss(const char *store_dir)
-{
-	char path[160];
-
-	close_store();
-	eng_fault_destroy(fault);
-	eng_io_destroy(machine);
-	strcpy(dir, store_dir);
-	snprintf(path, sizeof(path), "%s/tree", root);
-	must(eng_record_remove_tree(path) == 0);
-	snprintf(path, sizeof(path), "%s/memory", root);
-	must(eng_record_remove_tree(path) == 0);
-}
-
 static void try_power_loss(struct eng_record *rec, uint64_t index, uint64_t seed)
 {
 	char store_dir[192];
