@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "api/service.h"
+#include "api/event.h"
 
 #define COLLECTION_OF_SYSTEMS     0
 #define COLLECTION_OF_COLLECTIONS 1
@@ -146,6 +146,8 @@ uint32_t vmimg_define_collection(struct vmimg_service *svc, const char *name, co
 		snprintf(result->name, sizeof(result->name), "%s", coll.name);
 		fmt_uuid_format(&coll.id, result->id);
 	}
+	if (code == 0)
+		api_event_change(svc, "collection", "created", coll.name);
 	return code;
 }
 
@@ -193,6 +195,8 @@ uint32_t vmimg_destroy_collection(struct vmimg_service *svc, const char *collect
 	}
 	if (r < 0)
 		code = answer_errno(err, r, &why, collection);
+	else
+		api_event_change(svc, "collection", "deleted", collection);
 out:
 	pthread_mutex_unlock(&svc->lock);
 	return code;
@@ -224,7 +228,13 @@ static uint32_t rename_locked(struct vmimg_service *svc, const char *collection,
 		eng_catalog_put_collection(catalog_of(svc), &coll);
 		r = eng_catalog_commit(catalog_of(svc), &why);
 	}
-	return r < 0 ? answer_errno(err, r, &why, collection) : 0;
+	if (r < 0)
+		return answer_errno(err, r, &why, collection);
+	if (api_events_wanted(svc->events))
+		api_event_post(svc->events, "collection",
+			       json_pack("{s:s, s:s, s:s}", "change", "renamed", "name", new_name,
+					 "old_name", collection));
+	return 0;
 }
 
 uint32_t vmimg_rename_collection(struct vmimg_service *svc, const char *collection,
@@ -271,7 +281,10 @@ static uint32_t change_member(struct vmimg_service *svc, const struct cat_collec
 			eng_catalog_remove_member(catalog_of(svc), &coll->id, &vm->id);
 		r = eng_catalog_commit(catalog_of(svc), &why);
 	}
-	return r < 0 ? answer_errno(err, r, &why, vm->name) : 0;
+	if (r < 0)
+		return answer_errno(err, r, &why, vm->name);
+	api_event_change(svc, "collection", "changed", coll->name);
+	return 0;
 }
 
 static uint32_t set_member(struct vmimg_service *svc, const char *vm_name, const char *collection,

@@ -246,27 +246,33 @@ static int snapshot_document(struct vmimg_service *svc, const void *row, json_t 
 
 /* --- JOB --- */
 
+json_t *api_job_json(const struct vmimg_job_info *i)
+{
+	json_t *affected = json_null(), *effects = json_array();
+
+	if (i->element_effect) {
+		affected = json_pack("{s:s, s:s}", "name", i->affected.name, "id", i->affected.id);
+		json_array_append_new(effects, json_integer(i->element_effect));
+	}
+	return json_pack(
+		"{s:s, s:s, s:i, s:i, s:i, s:i, s:s, s:s, s:b, s:o, s:o, s:o, s:I, s:I, s:o, s:o}",
+		"instance_id", i->instance_id, "name", i->name, "job_state", i->job_state,
+		"job_type", i->job_type, "percent_complete", i->percent_complete, "error_code",
+		i->error_code, "error_description", i->error_description, "job_status",
+		i->job_status, "cancellable", (int)i->cancellable, "time_submitted",
+		api_json_time(i->time_submitted_ns), "start_time", api_json_time(i->start_time_ns),
+		"time_of_last_state_change", api_json_time(i->time_of_last_state_change_ns),
+		"elapsed_time", (json_int_t)i->elapsed_ns, "time_before_removal",
+		(json_int_t)i->time_before_removal_ns, "affected_element", affected,
+		"element_effects", effects);
+}
+
 static int job_document(struct vmimg_service *svc, const void *row, json_t **ret)
 {
-	struct vmimg_job_info i;
-	json_t *affected, *effects;
+	struct vmimg_job_info info;
 
-	api_job_row_info(svc, row, &i);
-	affected = i.element_effect
-			   ? json_pack("{s:s, s:s}", "name", i.affected.name, "id", i.affected.id)
-			   : json_null();
-	effects = i.element_effect ? json_pack("[i]", i.element_effect) : json_array();
-	*ret = json_pack(
-		"{s:s, s:s, s:i, s:i, s:i, s:i, s:s, s:s, s:b, s:o, s:o, s:o, s:I, s:I, s:o, s:o}",
-		"instance_id", i.instance_id, "name", i.name, "job_state", i.job_state, "job_type",
-		i.job_type, "percent_complete", i.percent_complete, "error_code", i.error_code,
-		"error_description", i.error_description, "job_status", i.job_status, "cancellable",
-		(int)i.cancellable, "time_submitted", api_json_time(i.time_submitted_ns),
-		"start_time", api_json_time(i.start_time_ns), "time_of_last_state_change",
-		api_json_time(i.time_of_last_state_change_ns), "elapsed_time",
-		(json_int_t)i.elapsed_ns, "time_before_removal",
-		(json_int_t)i.time_before_removal_ns, "affected_element", affected,
-		"element_effects", effects);
+	api_job_row_info(svc, row, &info);
+	*ret = api_job_json(&info);
 	return 0;
 }
 

@@ -12,6 +12,7 @@ json_t *api_json_id(const struct fmt_uuid *id);
 json_t *api_json_time(int64_t ns);
 json_t *api_json_path(const char *path); /* '?' for what is no UTF-8 */
 json_t *api_json_name(const char *left, char sep, const char *right);
+json_t *api_job_json(const struct vmimg_job_info *info);
 const char *api_kind_name(uint32_t kind);
 int api_json_members(struct vmimg_service *svc, const struct fmt_uuid *collection, json_t **ret);
 /* An array of the documents that @fn makes of the rows; -ENOENT of it leaves a row out. */

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "api/service.h"
+#include "api/event.h"
 #include "format/layer.h"
 
 struct disk_name {
@@ -84,6 +84,8 @@ int vmimg_disk_create(struct vmimg_service *svc, const char *disk,
 		r = eng_store_make_disk(svc->store, &make, &why);
 		if (r < 0)
 			api_fail_why(err, r, &why, disk);
+		else
+			api_event_change(svc, "disk", "created", disk);
 	}
 	return r;
 }
@@ -97,7 +99,10 @@ int vmimg_disk_delete(struct vmimg_service *svc, const char *disk, struct vmimg_
 	if (r < 0)
 		return r;
 	r = eng_store_delete_disk(svc->store, name.vm, name.disk, &why);
-	return r < 0 ? api_fail_why(err, r, &why, disk) : 0;
+	if (r < 0)
+		return api_fail_why(err, r, &why, disk);
+	api_event_change(svc, "disk", "deleted", disk);
+	return 0;
 }
 
 int vmimg_disk_resize(struct vmimg_service *svc, const char *disk, uint64_t size,
@@ -112,5 +117,11 @@ int vmimg_disk_resize(struct vmimg_service *svc, const char *disk, uint64_t size
 	if (r < 0)
 		return r;
 	r = eng_store_resize_disk(svc->store, name.vm, name.disk, size, &why);
-	return r < 0 ? api_fail_why(err, r, &why, disk) : 0;
+	if (r < 0)
+		return api_fail_why(err, r, &why, disk);
+	if (api_events_wanted(svc->events))
+		api_event_post(svc->events, "disk",
+			       json_pack("{s:s, s:s, s:I}", "change", "resized", "name", disk,
+					 "size", (json_int_t)size));
+	return 0;
 }

@@ -12,6 +12,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "api/describe.h"
+#include "api/event.h"
+
 /* --- objects --- */
 
 /* What an ended job made, by the names of today (JB-6). */
@@ -191,6 +194,16 @@ void vmimg_job_info(struct vmimg_job *job, struct vmimg_job_info *ret)
 	pthread_mutex_unlock(&job->lock);
 }
 
+void api_job_tell(struct vmimg_job *job)
+{
+	struct vmimg_job_info info;
+
+	if (!api_events_wanted(job->svc->events))
+		return;
+	vmimg_job_info(job, &info);
+	api_event_post(job->svc->events, "job", api_job_json(&info));
+}
+
 void api_job_row_info(struct vmimg_service *svc, const struct cat_job *row,
 		      struct vmimg_job_info *ret)
 {
@@ -223,6 +236,7 @@ void api_job_end_locked(struct vmimg_job *job, const struct cat_job *row)
 		eventfd_write(job->fd, 1);
 	pthread_cond_broadcast(&job->ended);
 	pthread_mutex_unlock(&job->lock);
+	api_job_tell(job);
 }
 
 int vmimg_job_wait(struct vmimg_job *job, uint64_t timeout_ns)

@@ -46,6 +46,8 @@ void api_job_list_locked(struct vmimg_job *job);
 struct vmimg_job *api_job_find_locked(struct vmimg_service *svc, const struct fmt_uuid *id);
 /* Its end, seen by everyone from here on: @row is final. Service's lock held. */
 void api_job_end_locked(struct vmimg_job *job, const struct cat_job *row);
+/* Tells subscribers what the job says now. */
+void api_job_tell(struct vmimg_job *job);
 /*
  * The job of @row as vmimg_job_info() tells it, with what only its object knows where there is one.
  */

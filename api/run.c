@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/describe.h"
+#include "api/event.h"
 #include "api/job.h"
 
 #define PRUNE_EVERY_NS (60ull * 1000000000)
@@ -22,6 +24,7 @@ static void set_status(struct vmimg_job *job, uint16_t percent, const char *stat
 	if (!job->requested)
 		snprintf(job->row.status_text, sizeof(job->row.status_text), "%s", status);
 	pthread_mutex_unlock(&job->lock);
+	api_job_tell(job);
 }
 
 /* The engine's steps in percent (JB-4). */
@@ -110,6 +113,14 @@ static void put_row(struct vmimg_service *svc, const struct cat_job *row)
 	eng_catalog_commit(svc->store->catalog, NULL);
 }
 
+static void tell_snapshot(struct vmimg_service *svc, const struct cat_job *row)
+{
+	if (api_events_wanted(svc->events))
+		api_event_post(svc->events, "snapshot",
+			       json_pack("{s:s, s:s, s:o}", "change", "created", "snapshot",
+					 row->name, "snapshot_id", api_json_id(&row->affected)));
+}
+
 static void finish(struct vmimg_job *job, int r, const struct fmt_error *why)
 {
 	struct vmimg_service *svc = job->svc;
@@ -131,6 +142,8 @@ static void finish(struct vmimg_job *job, int r, const struct fmt_error *why)
 		put_row(svc, &row);
 	}
 	eng_snapshot_destroy(snap);
+	if (r == 0)
+		tell_snapshot(svc, &row);
 
 	pthread_mutex_lock(&svc->lock);
 	api_job_end_locked(job, &row);

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/event.h"
 #include "api/job.h"
 
 #define THREADS_MAX 64u
@@ -71,6 +72,7 @@ static void service_destroy(struct vmimg_service *svc)
 {
 	if (!svc)
 		return;
+	api_events_destroy(svc->events);
 	eng_io_destroy(svc->io);
 	pthread_cond_destroy(&svc->create_ended);
 	pthread_mutex_destroy(&svc->lock);
@@ -110,6 +112,12 @@ int vmimg_open(const char *dir, const struct vmimg_options *options, struct vmim
 		api_fail_why(err, r, &why, dir);
 		goto out;
 	}
+	r = api_events_create(svc, &svc->events);
+	if (r < 0) {
+		eng_store_close(svc->store);
+		api_fail_why(err, r, &why, dir);
+		goto out;
+	}
 	api_jobs_prune(svc);
 	*ret = svc;
 	svc = NULL;
@@ -124,9 +132,10 @@ int vmimg_close(struct vmimg_service *svc)
 
 	if (!svc)
 		return 0;
-	if (atomic_load(&svc->queues))
+	if (atomic_load(&svc->queues) || api_events_wanted(svc->events))
 		return -EBUSY;
 	api_jobs_finish(svc);
+	api_events_stop(svc->events);
 	r = eng_store_close(svc->store);
 	if (r == -EBUSY)
 		return r;

@@ -6,6 +6,7 @@
  * after.
  * S-API-2: under it a create is checked and enters the store's running cuts; whatever
  * changes members looks at those under it too (CU-4).
+ * S-API-3: the lock of the events comes last: an event may be told under any other.
  */
 #ifndef API_SERVICE_H
 #define API_SERVICE_H
@@ -22,6 +23,8 @@ struct vmimg_service {
 	struct eng_io *io;
 	struct eng_store *store;
 	_Atomic unsigned queues;
+
+	struct api_events *events;
 
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t create_ended;

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "api/service.h"
+#include "api/event.h"
 
 static int check_arguments(const struct vmimg_service *svc, const char *vm, struct vmimg_error *err)
 {
@@ -36,7 +36,10 @@ int vmimg_vm_create(struct vmimg_service *svc, const char *vm, struct vmimg_erro
 	}
 	if (r == -EEXIST)
 		return api_fail(err, r, "vm %s: exists already", vm);
-	return r < 0 ? api_fail_why(err, r, &why, vm) : 0;
+	if (r < 0)
+		return api_fail_why(err, r, &why, vm);
+	api_event_change(svc, "vm", "created", vm);
+	return 0;
 }
 
 static int check_unused(struct vmimg_service *svc, const struct cat_vm *vm, struct vmimg_error *err)
@@ -78,5 +81,8 @@ int vmimg_vm_delete(struct vmimg_service *svc, const char *vm, struct vmimg_erro
 	/* The catalog refuses to remove what something refers to. */
 	if (r == -EBUSY)
 		return api_fail(err, r, "vm %s: is a member of a collection", vm);
-	return r < 0 ? api_fail_why(err, r, &why, vm) : 0;
+	if (r < 0)
+		return api_fail_why(err, r, &why, vm);
+	api_event_change(svc, "vm", "deleted", vm);
+	return 0;
 }

@@ -105,8 +105,8 @@ VMIMG_API int vmimg_store_init(const char *dir, struct vmimg_error *err);
 VMIMG_API int vmimg_open(const char *dir, const struct vmimg_options *options,
 			 struct vmimg_error *err, struct vmimg_service **ret);
 /*
- * Waits for running jobs, detaches nothing: every disk must be detached and every queue destroyed,
- * else -EBUSY. NULL is fine.
+ * Waits for running jobs, detaches nothing: every disk must be detached, every queue destroyed and every
+ * subscription ended, else -EBUSY. NULL is fine.
  */
 VMIMG_API int vmimg_close(struct vmimg_service *svc);
 
@@ -289,6 +289,19 @@ VMIMG_API void vmimg_free(void *ptr);
  * when an argument is NULL. Any thread; it blocks as long as what it calls.
  */
 VMIMG_API int vmimg_call(struct vmimg_service *svc, const char *request, char **reply);
+
+/* --- events (spec/api.md EV-*) --- */
+struct vmimg_subscription;
+/*
+ * Calls @callback, on a thread of the library, for every event from now on, one at a time and in order.
+ * @json: one object, borrowed for the call: {"event": "job" | "snapshot" | "vm" | "disk" | "collection" |
+ * "space" | "poisoned" | "lost", ...}. The callback must be quick and must not call the library.
+ */
+VMIMG_API int vmimg_subscribe(struct vmimg_service *svc,
+			      void (*callback)(void *arg, const char *json), void *arg,
+			      struct vmimg_error *err, struct vmimg_subscription **ret);
+/* Waits until no callback of it runs; none comes later. -EDEADLK within a callback. NULL is fine. */
+VMIMG_API int vmimg_unsubscribe(struct vmimg_subscription *subscription);
 
 /* --- the block path: queues, disks, requests --- */
 struct vmimg_queue;

@@ -482,6 +482,11 @@ void eng_catalog_keep_reserve(struct eng_catalog *cat)
 	eng_catalog_vfs_keep_reserve(cat->vfs);
 }
 
+uint64_t eng_catalog_reserve(struct eng_catalog *cat)
+{
+	return eng_catalog_vfs_reserve(cat->vfs);
+}
+
 void eng_catalog_close(struct eng_catalog *cat)
 {
 	if (!cat)

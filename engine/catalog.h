@@ -116,6 +116,7 @@ int eng_catalog_open(struct eng_io *io, const char *path, bool create, struct fm
 void eng_catalog_close(struct eng_catalog *cat); /* NULL is fine */
 /* Keeps space aside that a full disk leaves to the catalog (CT-13); best effort, may be repeated. */
 void eng_catalog_keep_reserve(struct eng_catalog *cat);
+uint64_t eng_catalog_reserve(struct eng_catalog *cat); /* bytes kept aside now */
 bool eng_catalog_poisoned(struct eng_catalog *cat);
 /* The whole database's structure and references, for checkers: 0, or -EUCLEAN and the first finding. */
 int eng_catalog_check(struct eng_catalog *cat, struct fmt_error *err);

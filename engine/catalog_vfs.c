@@ -405,6 +405,13 @@ void eng_catalog_vfs_keep_reserve(struct eng_catalog_vfs *vfs)
 	eng_io_close(vfs->io, file);
 }
 
+uint64_t eng_catalog_vfs_reserve(struct eng_catalog_vfs *vfs)
+{
+	struct eng_stat st;
+
+	return eng_io_stat(vfs->io, vfs->reserve_path, &st) == 0 ? st.size : 0;
+}
+
 void eng_catalog_vfs_destroy(struct eng_catalog_vfs *vfs)
 {
 	if (!vfs)

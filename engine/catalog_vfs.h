@@ -26,6 +26,7 @@ const char *eng_catalog_vfs_name(const struct eng_catalog_vfs *vfs);
  * disk (CT-13). Best effort.
  */
 void eng_catalog_vfs_keep_reserve(struct eng_catalog_vfs *vfs);
+uint64_t eng_catalog_vfs_reserve(struct eng_catalog_vfs *vfs); /* bytes there are */
 
 /* Negative errno of the latest failure; -EIO when there was none. */
 int eng_catalog_vfs_errno(const struct eng_catalog_vfs *vfs);

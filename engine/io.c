@@ -64,6 +64,11 @@ int eng_io_stat(struct eng_io *io, const char *path, struct eng_stat *ret)
 	return io->ops->stat(io, path, ret);
 }
 
+int eng_io_space(struct eng_io *io, const char *path, uint64_t *free_bytes, uint64_t *all_bytes)
+{
+	return io->ops->space(io, path, free_bytes, all_bytes);
+}
+
 int eng_io_next_data(struct eng_io *io, struct eng_file *file, uint64_t offset, uint64_t *data,
 		     uint64_t *hole)
 {

@@ -99,6 +99,8 @@ int eng_io_allocate(struct eng_io *io, struct eng_file *file, uint64_t offset, u
 int eng_io_punch(struct eng_io *io, struct eng_file *file, uint64_t offset, uint64_t len);
 int eng_io_fstat(struct eng_io *io, struct eng_file *file, struct eng_stat *ret);
 int eng_io_stat(struct eng_io *io, const char *path, struct eng_stat *ret);
+/* Bytes of the file system that holds @path: those a process like this one may still use, and all. */
+int eng_io_space(struct eng_io *io, const char *path, uint64_t *free_bytes, uint64_t *all_bytes);
 /* Next data at or after @offset: -ENXIO when there is none. lseek(SEEK_DATA/SEEK_HOLE) semantics. */
 int eng_io_next_data(struct eng_io *io, struct eng_file *file, uint64_t offset, uint64_t *data,
 		     uint64_t *hole);
@@ -173,6 +175,7 @@ struct eng_io_ops {
 	int (*punch)(struct eng_io *, struct eng_file *, uint64_t, uint64_t);
 	int (*fstat)(struct eng_io *, struct eng_file *, struct eng_stat *);
 	int (*stat)(struct eng_io *, const char *, struct eng_stat *);
+	int (*space)(struct eng_io *, const char *, uint64_t *, uint64_t *);
 	int (*next_data)(struct eng_io *, struct eng_file *, uint64_t, uint64_t *, uint64_t *);
 	int (*lock)(struct eng_io *, struct eng_file *);
 	int (*mkdir)(struct eng_io *, const char *);

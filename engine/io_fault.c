@@ -280,6 +280,12 @@ static int fault_stat(struct eng_io *io, const char *path, struct eng_stat *ret)
 	return v.error ? v.error : eng_io_stat(fault_inner(io), path, ret);
 }
 
+static int fault_space(struct eng_io *io, const char *path, uint64_t *free_bytes,
+		       uint64_t *all_bytes)
+{
+	return eng_io_space(fault_inner(io), path, free_bytes, all_bytes);
+}
+
 static int fault_next_data(struct eng_io *io, struct eng_file *file, uint64_t offset,
 			   uint64_t *data, uint64_t *hole)
 {
@@ -486,6 +492,7 @@ static const struct eng_io_ops fault_ops = {
 	.punch = fault_punch,
 	.fstat = fault_fstat,
 	.stat = fault_stat,
+	.space = fault_space,
 	.next_data = fault_next_data,
 	.lock = fault_lock,
 	.mkdir = fault_mkdir,

@@ -23,6 +23,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
@@ -322,6 +323,19 @@ static int posix_fstat(struct eng_io *io, struct eng_file *file, struct eng_stat
 		ret->mem_align = file->mem_align;
 	}
 	return r;
+}
+
+static int posix_space(struct eng_io *io, const char *path, uint64_t *free_bytes,
+		       uint64_t *all_bytes)
+{
+	struct statvfs st;
+
+	(void)io;
+	if (statvfs(path, &st) < 0)
+		return -errno;
+	*free_bytes = (uint64_t)st.f_bavail * st.f_frsize;
+	*all_bytes = (uint64_t)st.f_blocks * st.f_frsize;
+	return 0;
 }
 
 static int posix_stat(struct eng_io *io, const char *path, struct eng_stat *ret)
@@ -663,6 +677,7 @@ static const struct eng_io_ops posix_ops = {
 	.punch = posix_punch,
 	.fstat = posix_fstat,
 	.stat = posix_stat,
+	.space = posix_space,
 	.next_data = posix_next_data,
 	.lock = posix_lock,
 	.mkdir = posix_mkdir,

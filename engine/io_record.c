@@ -409,6 +409,11 @@ static int rec_stat(struct eng_io *io, const char *path, struct eng_stat *ret)
 	return eng_io_stat(rec_of(io)->inner, path, ret);
 }
 
+static int rec_space(struct eng_io *io, const char *path, uint64_t *free_bytes, uint64_t *all_bytes)
+{
+	return eng_io_space(rec_of(io)->inner, path, free_bytes, all_bytes);
+}
+
 static int rec_next_data(struct eng_io *io, struct eng_file *file, uint64_t offset, uint64_t *data,
 			 uint64_t *hole)
 {
@@ -568,6 +573,7 @@ static const struct eng_io_ops rec_ops = {
 	.punch = rec_punch,
 	.fstat = rec_fstat,
 	.stat = rec_stat,
+	.space = rec_space,
 	.next_data = rec_next_data,
 	.lock = rec_lock,
 	.mkdir = rec_mkdir,

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/resource.h>
 
+#include "engine/cut.h"
 #include "engine/snapshot.h"
 
 #define THREADS 3u /* one is always free for what a guest waits for */
@@ -467,6 +468,31 @@ void eng_entry_set_disk(struct eng_entry *entry, struct eng_disk *disk)
 	pthread_mutex_lock(&entry->store->lock);
 	entry->disk = disk;
 	pthread_mutex_unlock(&entry->store->lock);
+}
+
+/* Not busy: nobody changes the tail while the lock is held. */
+static bool is_poisoned(const struct eng_entry *e)
+{
+	for (uint32_t i = 0; i < e->unhardened_count; i++)
+		if (atomic_load(&e->unhardened[i]->poisoned))
+			return true;
+	return e->tail && (atomic_load(&e->tail->poisoned) ||
+			   atomic_load(&eng_layer_newest(e->tail)->poisoned));
+}
+
+size_t eng_store_poisoned(struct eng_store *store, struct fmt_uuid *disks, size_t max)
+{
+	size_t n = 0;
+
+	pthread_mutex_lock(&store->lock);
+	for (struct eng_entry *e = store->entries; e && n < max; e = e->next) {
+		if (e->busy || e->poison_told || !is_poisoned(e))
+			continue;
+		e->poison_told = true;
+		disks[n++] = e->id;
+	}
+	pthread_mutex_unlock(&store->lock);
+	return n;
 }
 
 int eng_entry_keep_unhardened(struct eng_entry *entry, struct eng_layer *layer)

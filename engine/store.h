@@ -46,6 +46,7 @@ struct eng_entry {
 	bool refused;       /* detached uncleanly, or recovery failed: reopen the store */
 	unsigned readers;   /* attachments of this disk's snapshots */
 	bool wants_standby; /* lock */
+	bool poison_told;   /* lock */
 };
 
 struct eng_store {
@@ -108,6 +109,9 @@ void eng_entry_set_disk(struct eng_entry *entry, struct eng_disk *disk);   /* at
 /* Notes a frozen layer that no create may pass over before it is hardened; forgets those that are. */
 int eng_entry_keep_unhardened(struct eng_entry *entry, struct eng_layer *layer);
 void eng_entry_forget_hardened(struct eng_entry *entry);
+
+/* Up to @max attached disks that a failed flush has poisoned, each told once. Any thread. */
+size_t eng_store_poisoned(struct eng_store *store, struct fmt_uuid *disks, size_t max);
 
 /* --- attach (attach.c) --- */
 enum {
