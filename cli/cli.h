@@ -52,6 +52,7 @@ extern const struct cli_verb cli_job_verbs[];
 extern const struct cli_verb cli_tree_verbs[];
 extern const struct cli_verb cli_check_verbs[];
 extern const struct cli_verb cli_bench_verbs[];
+extern const struct cli_verb cli_events_verbs[];
 extern const struct cli_verb cli_serve_verbs[];
 
 /* --- store.c: an idle store, for verbs that work on its disks; session.h has the others' --- */

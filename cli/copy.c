@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * copy.c - disk read and disk write: bytes between a disk and a pipe, through a queue of this thread
- * with several requests in flight. Chunks keep their order: chunk n uses buffer n mod DEPTH, and is
- * waited for before that buffer's next use. On any error everything in flight is waited for before the
- * disk is detached.
+ * copy.c - disk read and disk write: bytes between a disk and a pipe, with several requests in flight:
+ * through a queue of this thread on an idle store, over NBD on a served one. Chunks keep their order:
+ * chunk n uses buffer n mod DEPTH, and is waited for before that buffer's next use. On any error
+ * everything in flight is waited for before the disk is let go.
  */
 #include "cli/copy.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/session.h"
+#include "bench/backend.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -27,9 +29,8 @@
 struct copy {
 	struct cli *cli;
 	const char *name;
-	struct vmimg_service *svc;
-	struct vmimg_queue *queue;
-	struct vmimg_disk *disk;
+	struct cli_session *session;
+	struct backend disk; /* .ops NULL: not open */
 	struct cli_progress progress;
 	uint64_t size; /* of the disk */
 	uint64_t rate; /* bytes a second at most; 0: as fast as it goes */
@@ -41,28 +42,125 @@ struct copy {
 	char *buffers;
 };
 
+/* --- a served disk --- */
+
+static bool has_member(const json_t *snapshot, const char *disk)
+{
+	const json_t *members = json_object_get(snapshot, "members");
+	json_t *member;
+	size_t i;
+
+	json_array_foreach (members, i, member) {
+		const char *name = json_string_value(json_object_get(member, "disk"));
+
+		if (name && !strcmp(name, disk) &&
+		    !json_is_true(json_object_get(member, "skipped")))
+			return true;
+	}
+	return false;
+}
+
+/* A name that is none is refused by the server's words, not by NBD's, which has few. */
+static int check_name(struct copy *c)
+{
+	const char *at = strchr(c->name, '@'), *disk = at ? strchr(at, '/') : NULL;
+	json_t *document = NULL;
+	int status;
+
+	if (!disk)
+		return cli_call(c->session, "Describe",
+				json_pack("{s:s, s:s}", "Kind", "disk", "Name", c->name), NULL);
+	status = cli_call(c->session, "Describe",
+			  json_pack("{s:s, s:s%}", "Kind", "snapshot", "Name", c->name,
+				    (size_t)(disk - c->name)),
+			  &document);
+	if (!status && !has_member(document, disk + 1))
+		status = cli_error(c->cli, -ENOENT, "%s: the snapshot has no such disk", c->name);
+	json_decref(document);
+	return status;
+}
+
+/* As a URI has it: all but letters, digits and some marks by their codes. */
+static void put_escaped(FILE *out, const char *text)
+{
+	static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+				    "0123456789-._~/";
+
+	for (; *text; text++)
+		fprintf(out, strchr(plain, *text) ? "%c" : "%%%02X", (unsigned char)*text);
+}
+
+/* Malloced. */
+static char *disk_uri(const char *name, const char *socket)
+{
+	char *text = NULL;
+	size_t len = 0;
+	FILE *out = open_memstream(&text, &len);
+
+	if (!out)
+		return NULL;
+	fputs("nbd+unix:///", out);
+	put_escaped(out, name);
+	fputs("?socket=", out);
+	put_escaped(out, socket);
+	fclose(out);
+	return text;
+}
+
+static int open_served(struct copy *c, bool writes)
+{
+	struct vmimg_error err = {0};
+	json_t *server = NULL;
+	const char *socket;
+	char *uri = NULL;
+	int status = check_name(c), r;
+
+	if (!status)
+		status = cli_call(c->session, "Server", json_object(), &server);
+	if (status)
+		return status;
+	socket = json_string_value(json_object_get(server, "Nbd"));
+	if (!socket) {
+		status = cli_error(c->cli, -ENOTSUP,
+				   "%s: the store is served without an NBD socket", c->name);
+	} else {
+		uri = disk_uri(c->name, socket);
+		r = uri ? backend_open_nbd(&c->disk, uri, DEPTH + 1, writes, &err) : -ENOMEM;
+		if (r < 0)
+			status = cli_fail(c->cli, r, &err);
+	}
+	json_decref(server);
+	free(uri);
+	return status;
+}
+
+/* --- any disk --- */
+
 /* @c holds the command and the rate so far. copy_close() follows in any case. */
-static int copy_open(struct copy *c, const char *name, unsigned flags)
+static int copy_open(struct copy *c, const char *name, bool writes)
 {
 	struct cli *cli = c->cli;
 	struct vmimg_error err = {0};
+	int status = CLI_OK;
 	int r;
 
 	c->name = name;
-	if (cli_open(cli, NULL, &c->svc))
+	if (cli_begin(cli, NULL, &c->session))
 		return CLI_FAILURE;
-	cli_progress_init(&c->progress, cli, flags & VMIMG_ATTACH_READ_ONLY ? "read" : "write");
+	cli_progress_init(&c->progress, cli, writes ? "write" : "read");
 	c->buffers = aligned_alloc(BUFFER_ALIGN, DEPTH * CHUNK);
 	if (!c->buffers)
 		return cli_error(cli, -ENOMEM, "out of memory");
-	r = vmimg_queue_create(c->svc, DEPTH + 1, &err, &c->queue);
-	if (r >= 0)
-		r = vmimg_disk_attach(c->queue, name, flags, &err, &c->disk);
-	if (r < 0)
-		return cli_fail(cli, r, &err);
-	c->size = vmimg_disk_size(c->disk);
+	if (cli_service(c->session)) {
+		r = backend_open_disk(&c->disk, cli_service(c->session), name, DEPTH, !writes,
+				      &err);
+		status = r < 0 ? cli_fail(cli, r, &err) : CLI_OK;
+	} else {
+		status = open_served(c, writes);
+	}
+	c->size = c->disk.size;
 	c->start_ns = cli_now_ns();
-	return CLI_OK;
+	return status;
 }
 
 static int copy_close(struct copy *c, int status)
@@ -70,20 +168,33 @@ static int copy_close(struct copy *c, int status)
 	int r;
 
 	cli_progress_fini(&c->progress);
-	r = c->disk ? vmimg_disk_detach(c->disk) : 0;
+	r = c->disk.ops ? c->disk.ops->close(&c->disk) : 0;
 	if (r < 0 && !status)
-		status = cli_error(c->cli, r, "%s: detaching failed: %s", c->name, strerror(-r));
-	r = vmimg_queue_destroy(c->queue);
-	if (r < 0 && !status)
-		status = cli_error(c->cli, r, "%s: closing the queue failed: %s", c->name,
+		status = cli_error(c->cli, r, "%s: closing the disk failed: %s", c->name,
 				   strerror(-r));
 	free(c->buffers);
-	return c->svc ? cli_close(c->cli, c->svc, status) : status;
+	return cli_end(c->cli, c->session, status);
+}
+
+/* Takes completions; waits for one up to @timeout_ns. */
+static int turn(struct copy *c, uint64_t timeout_ns)
+{
+	struct vmimg_completion done[DEPTH + 1];
+	int n = c->disk.ops->poll(&c->disk, done, DEPTH + 1, timeout_ns);
+
+	if (n < 0 && !c->error)
+		c->error = n;
+	for (int i = 0; i < n; i++) {
+		c->busy[done[i].user_data] = false;
+		if (done[i].result < 0 && !c->error)
+			c->error = done[i].result;
+	}
+	return n;
 }
 
 static void submit(struct copy *c, uint8_t op, unsigned slot, uint64_t offset, uint64_t length)
 {
-	struct vmimg_request request = {.disk = c->disk, .op = op, .user_data = slot};
+	struct vmimg_request request = {.disk = c->disk.disk, .op = op, .user_data = slot};
 	int r;
 
 	if (op != VMIMG_FLUSH) {
@@ -94,28 +205,13 @@ static void submit(struct copy *c, uint8_t op, unsigned slot, uint64_t offset, u
 		request.offset = offset;
 		request.length = length;
 	}
-	r = vmimg_queue_submit(c->queue, &request, 1);
+	r = c->disk.ops->submit(&c->disk, &request, 1);
 	if (r == 1) {
 		c->busy[slot] = true;
+		turn(c, 0); /* starts it: the next turn may be long in coming */
 	} else if (!c->error) {
 		c->error = r < 0 ? r : -EAGAIN;
 	}
-}
-
-/* Takes completions; waits for one up to @timeout_ns. */
-static int turn(struct copy *c, uint64_t timeout_ns)
-{
-	struct vmimg_completion done[DEPTH + 1];
-	int n = vmimg_queue_poll(c->queue, done, DEPTH + 1, timeout_ns);
-
-	if (n < 0 && !c->error)
-		c->error = n;
-	for (int i = 0; i < n; i++) {
-		c->busy[done[i].user_data] = false;
-		if (done[i].result < 0 && !c->error)
-			c->error = done[i].result;
-	}
-	return n;
 }
 
 /* Waits until @slot is free; without polls nothing completes, so a failed one ends the wait. */
@@ -219,7 +315,7 @@ int cli_disk_read(struct cli *cli, int argc, char **argv)
 	int status;
 
 	cli_catch_interrupts();
-	status = copy_open(&c, argv[0], VMIMG_ATTACH_READ_ONLY);
+	status = copy_open(&c, argv[0], false);
 	if (status)
 		return copy_close(&c, status);
 	if (words < 3 && offset <= c.size)
@@ -315,7 +411,7 @@ int cli_disk_write(struct cli *cli, int argc, char **argv)
 	int r;
 
 	cli_catch_interrupts();
-	status = copy_open(&c, argv[0], 0);
+	status = copy_open(&c, argv[0], true);
 	if (status)
 		return copy_close(&c, status);
 	r = write_input(&c, offset, &end);

@@ -187,7 +187,7 @@ void srv_control_publish(struct srv_control *control, const char *event)
 
 		if (!conn->subscribed || conn->dropped)
 			continue;
-		if (asprintf(&text, "{\"event\":%s}\n", event) < 0)
+		if (asprintf(&text, "%s\n", event) < 0)
 			text = NULL;
 		srv_conn_queue_locked(conn, text);
 	}

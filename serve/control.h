@@ -2,8 +2,8 @@
 /*
  * control.h - what the files of the control socket share (spec/control.md). Private to them.
  *
- * CT-S-1: one thread a connection reads its lines, makes its calls and writes all that it gets; others
- * only queue events. CT-S-2: under the control's lock lie the lists, and of a connection what its comment
+ * CN-1: one thread a connection reads its lines, makes its calls and writes all that it gets; others
+ * only queue events. CN-2: under the control's lock lie the lists, and of a connection what its comment
  * says; no call is made and nothing is written under it.
  */
 #ifndef SERVE_CONTROL_H
@@ -60,7 +60,8 @@ char *srv_control_answer(struct srv_conn *conn, const char *line);
 char *srv_control_refusal(int code, const char *message);
 
 /* --- control.c --- */
-/* Any thread: an event for all subscribers; @event is a JSON object. */
+/* Any thread: an event for all subscribers; @event is a JSON object without
+ * line breaks, with a member "event". */
 void srv_control_publish(struct srv_control *control, const char *event);
 /* The connection's thread has ended, but for being joined. */
 void srv_control_left(struct srv_conn *conn);

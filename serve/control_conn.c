@@ -20,7 +20,7 @@
 #define EVENT_TIMEOUT_S 5u   /* CP-18 */
 #define SECOND_NS       UINT64_C(1000000000)
 
-static const char dropped_line[] = "{\"event\":{\"type\":\"dropped\"}}\n";
+static const char dropped_line[] = "{\"event\":\"dropped\"}\n";
 
 int srv_conn_send(int fd, const char *text, size_t len, unsigned timeout_s)
 {

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 #
 # Sourced by the scripts of this folder. Each says what it checks and ends at the first claim that does
-# not hold. VMIMG: the command. The store is $VMIMG_STORE in a directory that goes with the script.
+# not hold. VMIMG: the command. The store is $VMIMG_STORE in a directory that goes with the script. With
+# VMIMG_SERVED a server has the store while they run: the same commands, the same output.
 set -u
 [ -x "${VMIMG:-}" ] || { echo "VMIMG does not name the command: skipped"; exit 77; }
+tests=$(realpath "$(dirname "${BASH_SOURCE[0]}")/..")
 dir=$(mktemp -d "${TMPDIR:-/tmp}/vmimg-cli.XXXXXX") || exit 1
 trap 'rm -rf "$dir"' EXIT
 export VMIMG_STORE=$dir/store
@@ -62,10 +64,19 @@ noise() { # FILE BYTES: random content
 	head -c "$2" /dev/urandom >"$1"
 }
 
+served() { # whether a server has the store
+	[ -n "${VMIMG_SERVED:-}" ]
+}
+
 init() {
 	v init "$VMIMG_STORE" || die "no store"
+	! served || serve
 }
 
 sound() { # CLAIM: the store passes the check
+	! served || serve_stop "the server ends"
 	ok "$1" check "$VMIMG_STORE"
+	! served || serve
 }
+
+! served || . "$tests/serve/common.bash"

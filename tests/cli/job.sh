@@ -34,6 +34,8 @@ grep -q "^$id " out || die "it is not in the list"
 same model back "the snapshot is there"
 ok "for humans --async prints the job" snapshot create c@b --async
 grep -qE '^job [0-9a-f-]{36}$' out || die "no job"
+id_b=$(sed 's/^job //' out)
+! served || ok "which is the server's" job wait "$id_b"
 ok "the next command waits for the store" snapshot show c@b
 fails 1 '"code": 4[,}]' "what is refused is refused at once" snapshot create c@a --async --output=json
 [ ! -s out ] || die "and prints nothing else"

@@ -2,7 +2,7 @@
 #
 # Sourced by the scripts of this folder, which have a server at work: start, stop, crash. The rest is
 # tests/cli's.
-. "$(dirname "${BASH_SOURCE[0]}")/../cli/common.bash"
+declare -F die >/dev/null || . "$(dirname "${BASH_SOURCE[0]}")/../cli/common.bash"
 
 server=
 trap '[ -z "$server" ] || kill -KILL "$server" 2>/dev/null; rm -rf "$dir"' EXIT

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# The command on a served store: the same scripts as on an idle one, with the same output (CP-8).
+[ -x "${VMIMG:-}" ] || { echo "VMIMG does not name the command: skipped"; exit 77; }
+export VMIMG_SERVED=1
+for script in store disk snapshot job tree interrupt; do
+	echo "== $script"
+	bash "$(dirname "$0")/../cli/$script.sh" || exit 1
+done
