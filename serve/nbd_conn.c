@@ -275,8 +275,11 @@ void nbd_conn_kick(struct nbd_conn *c)
 /* A payload that will never be whole. */
 static void drop_filling(struct nbd_conn *c)
 {
-	struct nbd_req *req = c->filling;
+	struct nbd_req *req = c->filling, *refused = c->refused;
 
+	c->refused = NULL;
+	if (refused)
+		nbd_req_put(refused);
 	if (!req || c->receiving)
 		return;
 	c->filling = NULL;

@@ -137,6 +137,8 @@ struct nbd_conn {
 	uint8_t *in;             /* NBD_IN_CAP bytes */
 	uint32_t in_at, in_len;
 	uint32_t skip;           /* bytes of payload to be thrown away */
+	struct nbd_req *refused; /* whose payload that is; replied to behind it (NB-30) */
+	int32_t refusal;
 	struct nbd_req *filling; /* a write whose payload is arriving */
 	uint32_t filled;
 

@@ -348,8 +348,11 @@ static void begin(struct nbd_conn *c, const struct nbd_request *w, uint32_t erro
 	}
 	if (!error && memory && nbd_req_grow(req, memory) < 0)
 		error = NBD_ENOMEM;
-	if (error) {
-		c->skip = payload; /* NB-30 */
+	if (error && payload) { /* NB-30: a client may not know the request before it is sent */
+		c->skip = payload;
+		c->refused = req;
+		c->refusal = -(int32_t)error;
+	} else if (error) {
 		nbd_reply(req, -(int32_t)error);
 	} else if (payload) {
 		c->filling = req;
@@ -366,6 +369,12 @@ static void skip(struct nbd_conn *c)
 
 	c->skip -= n;
 	c->in_at += n;
+	if (!c->skip && c->refused) {
+		struct nbd_req *req = c->refused;
+
+		c->refused = NULL;
+		nbd_reply(req, c->refusal);
+	}
 }
 
 bool nbd_serve_consume(struct nbd_conn *c)
