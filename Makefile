@@ -190,6 +190,7 @@ BUDGETS := \
 	unit:20:60 \
 	api:30:300 \
 	cli:60:300 \
+	interop:60:300 \
 	stress:60:3600 \
 	fault:60:1800 \
 	sim:60:3600 \
@@ -288,9 +289,10 @@ demo: deps
 
 DEPS := gcc libc6-dev liburing-dev libxxhash-dev zlib1g-dev libsqlite3-dev libjansson-dev \
 	libgnutls28-dev libsystemd-dev libnbd-dev systemd python3 \
-	libcriterion-dev pkg-config util-linux qemu-utils qemu-system-common e2fsprogs xfsprogs
+	libcriterion-dev pkg-config util-linux qemu-utils qemu-system-common e2fsprogs xfsprogs \
+	libnbd-bin python3-libnbd fio gnutls-bin
 DEPS_STATIC := $(DEPS) clang clang-tidy clang-format
-DEPS_BENCH := $(DEPS)
+DEPS_BENCH := $(DEPS) nbdkit
 install_missing = $(Q)bash .ci/deps $(1)
 
 .PHONY: deps deps-static deps-bench install clean
