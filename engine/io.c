@@ -87,7 +87,12 @@ int eng_io_mkdir(struct eng_io *io, const char *path)
 
 int eng_io_rename(struct eng_io *io, const char *from, const char *to)
 {
-	return io->ops->rename(io, from, to);
+	return io->ops->rename(io, from, to, true);
+}
+
+int eng_io_rename_new(struct eng_io *io, const char *from, const char *to)
+{
+	return io->ops->rename(io, from, to, false);
 }
 
 int eng_io_unlink(struct eng_io *io, const char *path)

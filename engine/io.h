@@ -108,6 +108,8 @@ int eng_io_next_data(struct eng_io *io, struct eng_file *file, uint64_t offset, 
 int eng_io_lock(struct eng_io *io, struct eng_file *file);
 int eng_io_mkdir(struct eng_io *io, const char *path); /* mode 0700 */
 int eng_io_rename(struct eng_io *io, const char *from, const char *to);
+/* The same, but never over another file: -EEXIST where @to is there. */
+int eng_io_rename_new(struct eng_io *io, const char *from, const char *to);
 int eng_io_unlink(struct eng_io *io, const char *path);
 int eng_io_sync_dir(struct eng_io *io, const char *path);
 /* Calls @each for every name but . and ..; stops with its value when that is not 0. */
@@ -179,7 +181,7 @@ struct eng_io_ops {
 	int (*next_data)(struct eng_io *, struct eng_file *, uint64_t, uint64_t *, uint64_t *);
 	int (*lock)(struct eng_io *, struct eng_file *);
 	int (*mkdir)(struct eng_io *, const char *);
-	int (*rename)(struct eng_io *, const char *, const char *);
+	int (*rename)(struct eng_io *, const char *, const char *, bool replace);
 	int (*unlink)(struct eng_io *, const char *);
 	int (*sync_dir)(struct eng_io *, const char *);
 	int (*list)(struct eng_io *, const char *, int (*)(void *, const char *), void *);

@@ -312,11 +312,14 @@ static int fault_mkdir(struct eng_io *io, const char *path)
 	return v.error ? v.error : eng_io_mkdir(fault_inner(io), path);
 }
 
-static int fault_rename(struct eng_io *io, const char *from, const char *to)
+static int fault_rename(struct eng_io *io, const char *from, const char *to, bool replace)
 {
 	struct fault_verdict v = fault_strike2(io, ENG_FAULT_RENAME, from, to);
 
-	return v.error ? v.error : eng_io_rename(fault_inner(io), from, to);
+	if (v.error)
+		return v.error;
+	return replace ? eng_io_rename(fault_inner(io), from, to)
+		       : eng_io_rename_new(fault_inner(io), from, to);
 }
 
 static int fault_unlink(struct eng_io *io, const char *path)

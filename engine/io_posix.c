@@ -393,10 +393,22 @@ static int posix_mkdir(struct eng_io *io, const char *path)
 	return mkdir(path, 0700) < 0 ? -errno : 0;
 }
 
-static int posix_rename(struct eng_io *io, const char *from, const char *to)
+/* A second name, then the first one goes: for file systems that know no RENAME_NOREPLACE. */
+static int posix_relink(const char *from, const char *to)
 {
+	if (link(from, to) < 0)
+		return -errno;
+	return unlink(from) < 0 ? -errno : 0;
+}
+
+static int posix_rename(struct eng_io *io, const char *from, const char *to, bool replace)
+{
+	int r;
+
 	(void)io;
-	return rename(from, to) < 0 ? -errno : 0;
+	r = renameat2(AT_FDCWD, from, AT_FDCWD, to, replace ? 0 : RENAME_NOREPLACE) < 0 ? -errno
+											: 0;
+	return r == -EINVAL && !replace ? posix_relink(from, to) : r;
 }
 
 static int posix_unlink(struct eng_io *io, const char *path)

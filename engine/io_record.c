@@ -254,7 +254,7 @@ static int rec_mkdir(struct eng_io *io, const char *path)
 	return r;
 }
 
-static int rec_rename(struct eng_io *io, const char *from_path, const char *to_path)
+static int rec_rename(struct eng_io *io, const char *from_path, const char *to_path, bool replace)
 {
 	struct eng_record *rec = rec_of(io);
 	struct rec_place from, to;
@@ -267,7 +267,8 @@ static int rec_rename(struct eng_io *io, const char *from_path, const char *to_p
 	if (from.inside != to.inside)
 		goto out;
 	submit = rec_event(rec);
-	r = eng_io_rename(rec->inner, from_path, to_path);
+	r = replace ? eng_io_rename(rec->inner, from_path, to_path)
+		    : eng_io_rename_new(rec->inner, from_path, to_path);
 	if (r == 0 && from.inside)
 		rec_add_name(rec, (struct rec_name){.from_dir = from.dir,
 						    .from = rec_strdup(from.name),

@@ -173,8 +173,12 @@ Test(engine_io, directories_list_rename_unlink_sync)
 	cr_expect_eq(eng_io_list(tmp.io, tmp_path(&tmp, "d"), count_names, &seen), 0);
 	cr_expect_eq(seen, 2u);
 	cr_expect_eq(eng_io_list(tmp.io, tmp_path(&tmp, "d"), count_names, &seen), 77);
+	cr_expect_eq(eng_io_rename_new(tmp.io, tmp_path(&tmp, "d/a"), tmp_path(&tmp, "d/b")),
+		     -EEXIST);
 	cr_expect_eq(eng_io_rename(tmp.io, tmp_path(&tmp, "d/a"), tmp_path(&tmp, "d/b")), 0);
 	cr_expect_eq(eng_io_stat(tmp.io, tmp_path(&tmp, "d/a"), &st), -ENOENT);
+	cr_expect_eq(eng_io_rename_new(tmp.io, tmp_path(&tmp, "d/b"), tmp_path(&tmp, "d/a")), 0);
+	cr_expect_eq(eng_io_rename_new(tmp.io, tmp_path(&tmp, "d/a"), tmp_path(&tmp, "d/b")), 0);
 	cr_expect_eq(eng_io_unlink(tmp.io, tmp_path(&tmp, "d/b")), 0);
 	cr_expect_eq(eng_io_unlink(tmp.io, tmp_path(&tmp, "d/b")), -ENOENT);
 	cr_expect_eq(eng_io_sync_dir(tmp.io, tmp_path(&tmp, "d")), 0);
