@@ -239,27 +239,59 @@ out:
 	return r;
 }
 
-int vmimg_image_convert(const char *src, const char *src_format, const char *dst,
-			const char *dst_format, uint64_t rate_limit,
-			int (*progress)(void *arg, uint64_t done, uint64_t total), void *arg,
+/* --- convert --- */
+
+/* Of the new image: what @how asks for and its format can do. */
+static int check_convert(const struct vmimg_convert *how, struct vmimg_error *err)
+{
+	bool qcow2 = how->dst_format && !strcmp(how->dst_format, "qcow2");
+	uint32_t size = how->cluster_size;
+	int r = check_format(how->src_format, true, true, err);
+
+	if (r == 0)
+		r = check_format(how->dst_format, true, true, err);
+	if (r < 0)
+		return r;
+	if (!qcow2 && (how->compressed || size))
+		return api_fail(err, -EINVAL, "image: %s of format %s, expected qcow2",
+				size ? "a cluster size" : "compression",
+				how->dst_format ? how->dst_format : "raw");
+	if (size && (size < 512 || size > 2u << 20 || size & (size - 1)))
+		return api_fail(err, -EINVAL,
+				"image: clusters of %u bytes, expected a power of two from 512 to "
+				"2097152",
+				size);
+	return 0;
+}
+
+int vmimg_image_convert(const char *src, const char *dst, const struct vmimg_convert *how,
 			struct vmimg_error *err)
 {
+	static const struct vmimg_convert defaults;
 	struct fmt_error why = {""};
 	struct eng_io *io = NULL;
+	struct eng_convert eng;
 	int r = check_path("source", src, err);
 
+	how = how ? how : &defaults;
 	if (r == 0)
 		r = check_path("destination", dst, err);
 	if (r == 0)
-		r = check_format(src_format, true, true, err);
-	if (r == 0)
-		r = check_format(dst_format, true, false, err);
+		r = check_convert(how, err);
 	if (r < 0)
 		return r;
+	eng = (struct eng_convert){
+		.src_format = how->src_format,
+		.dst_format = how->dst_format,
+		.compress = how->compressed,
+		.cluster_bits = how->cluster_size ? (uint32_t)__builtin_ctz(how->cluster_size) : 0,
+		.rate_limit = how->rate_limit,
+		.progress = how->progress,
+		.arg = how->arg,
+	};
 	r = eng_io_posix_create(&io);
 	if (r == 0)
-		r = eng_image_convert(io, src, src_format, dst, dst_format, rate_limit, progress,
-				      arg, &why);
+		r = eng_image_convert(io, src, dst, &eng, &why);
 	eng_io_destroy(io);
 	return r < 0 ? api_fail_why(err, r, &why, src) : 0;
 }

@@ -461,14 +461,24 @@ struct vmimg_extent {
 /* The extent at @offset, as long as it is uniform (within one look-up's reach). */
 VMIMG_API int vmimg_image_extent(struct vmimg_image *image, uint64_t offset,
 				 struct vmimg_extent *ret, struct vmimg_error *err);
+
+/* How vmimg_image_convert() copies; all zeros are the defaults. */
+struct vmimg_convert {
+	const char *src_format; /* "raw", "qcow2", "vmo"; NULL: probed */
+	const char *dst_format; /* the same; NULL: raw */
+	bool compressed;        /* qcow2: clusters deflated, on all processors */
+	uint32_t cluster_size;  /* qcow2: bytes, a power of two from 512 to 2 MiB; 0: 64 KiB */
+	uint64_t rate_limit;    /* bytes a second; 0: none */
+	/* Bytes of the source's size; on the calling thread. Not 0: cancel, with -ECANCELED. */
+	int (*progress)(void *arg, uint64_t done, uint64_t total);
+	void *arg;
+};
 /*
- * Copies @src to the new file @dst. Formats: "raw", "vmo"; source also "qcow2"; NULL: probed, and
- * raw for @dst. @progress may be NULL; a non-zero return cancels (-ECANCELED, @dst removed).
+ * Copies @src with all that is beneath it to the new file @dst, which gets its name when it is whole
+ * and durable; on failure nothing is left of it. -EEXIST when @dst is there. @how may be NULL.
  */
-VMIMG_API int vmimg_image_convert(const char *src, const char *src_format, const char *dst,
-				  const char *dst_format, uint64_t rate_limit,
-				  int (*progress)(void *arg, uint64_t done, uint64_t total),
-				  void *arg, struct vmimg_error *err);
+VMIMG_API int vmimg_image_convert(const char *src, const char *dst, const struct vmimg_convert *how,
+				  struct vmimg_error *err);
 
 /* --- check (fsck): read-only --- */
 enum vmimg_check_result {

@@ -228,15 +228,18 @@ static int on_progress(void *arg, uint64_t done, uint64_t total)
 
 static int run_convert(struct cli *cli, int argc, char **argv)
 {
-	const char *from = NULL, *to = "raw";
-	bool compress = false;
-	uint64_t limit = 0;
+	struct vmimg_convert how = {.dst_format = "raw", .progress = on_progress};
+	uint64_t cluster = 0;
 	const struct cli_option options[] = {
-		{"source-format", 'f', CLI_CHOICE, &from, "raw|qcow2|vmo",
+		{"source-format", 'f', CLI_CHOICE, &how.src_format, "raw|qcow2|vmo",
 		 "of SRC (default: probed)"},
-		{"format", 'O', CLI_CHOICE, &to, "raw|qcow2|vmo", "of DST (default: raw)"},
-		{"compress", 'c', CLI_FLAG, &compress, NULL, "compressed clusters, with -O qcow2"},
-		{"rate-limit", 0, CLI_RATE, &limit, "BYTES/s", "copy no faster than this"},
+		{"format", 'O', CLI_CHOICE, &how.dst_format, "raw|qcow2|vmo",
+		 "of DST (default: raw)"},
+		{"compress", 'c', CLI_FLAG, &how.compressed, NULL,
+		 "compressed clusters, with -O qcow2"},
+		{"cluster-size", 0, CLI_SIZE, &cluster, "SIZE",
+		 "of qcow2: 512 to 2M (default: 64K)"},
+		{"rate-limit", 0, CLI_RATE, &how.rate_limit, "BYTES/s", "copy no faster than this"},
 		{0},
 	};
 	struct cli_progress progress;
@@ -245,13 +248,16 @@ static int run_convert(struct cli *cli, int argc, char **argv)
 	int r;
 
 	cli_parse(cli, options, argc, argv);
-	if (compress && strcmp(to, "qcow2") != 0)
-		cli_usage_error(cli, "convert: -c needs -O qcow2");
-	if (!strcmp(to, "qcow2"))
-		return cli_error(cli, -ENOTSUP, "%s: writing qcow2 is not supported", argv[1]);
+	if ((how.compressed || cluster) && strcmp(how.dst_format, "qcow2") != 0)
+		cli_usage_error(cli, "convert: %s needs -O qcow2",
+				cluster ? "--cluster-size" : "-c");
+	if (cluster && (cluster < 512 || cluster > 2u << 20 || cluster & (cluster - 1)))
+		cli_usage_error(cli, "--cluster-size: expected a power of two from 512 to 2M");
+	how.cluster_size = (uint32_t)cluster;
+	how.arg = &progress;
 	cli_catch_interrupts();
 	cli_progress_init(&progress, cli, "convert");
-	r = vmimg_image_convert(argv[0], from, argv[1], to, limit, on_progress, &progress, &err);
+	r = vmimg_image_convert(argv[0], argv[1], &how, &err);
 	cli_progress_fini(&progress);
 	if (r < 0)
 		return cli_fail(cli, r, &err);
@@ -267,7 +273,7 @@ const struct cli_verb cli_image_verbs[] = {
 	{"create", "[-b BASE] FILE [SIZE]", "Make a new overlay or raw image", 1, 2, run_create, 0},
 	{"info", "[--backing-chain] FILE", "Show what an image is", 1, 1, run_info, 0},
 	{"map", "FILE", "Show which layer holds each range of an image", 1, 1, run_map, 0},
-	{"convert", "[-f FMT] [-O raw|vmo] SRC DST", "Copy an image into another format", 2, 2,
-	 run_convert, 0},
+	{"convert", "[-f FMT] [-O raw|qcow2|vmo] [-c] SRC DST", "Copy an image into another format",
+	 2, 2, run_convert, 0},
 	{0},
 };

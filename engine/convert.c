@@ -1,30 +1,30 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * convert.c - copies an image into a new file, without its holes and zeros (IM-8). The new file is
- * durable with its name when the call returns 0, and gone when it fails; a vmo is sealed at the end.
- * Any thread.
+ * convert.c - copies an image into a new file, without its holes and zeros (IM-8). The new file is made
+ * under another name and gets its own when it is whole and durable (Q2W-9), or is removed; so a death
+ * in between never leaves a part of an image for a whole one. A vmo is sealed at the end. Any thread.
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/image_impl.h"
 #include "engine/index.h"
+#include "engine/qcow2_write.h"
 
-#define CHUNK    (2u << 20)  /* bytes read at once */
-#define PIECE    (64u << 10) /* zeros are left out in this unit */
-#define SLEEP_NS 100000000u  /* a cancel is seen this soon while a rate limit holds us back */
+#define CHUNK (2u << 20)  /* bytes read at once */
+#define PIECE (64u << 10) /* zeros are left out in this unit */
 
 struct copy {
 	struct eng_io *io;
-	const char *path; /* of the new file */
+	const struct eng_convert *how;
+	char *path; /* of the new file until it is whole */
 	struct eng_image *src, *dst;
 	uint64_t size;
 	uint8_t *buf;
-	uint64_t rate, start_ns, moved; /* bytes a second; since when; bytes read since */
-	eng_progress *progress;
-	void *arg;
+	struct eng_pace pace;
 	struct fmt_error *err;
 };
 
@@ -56,22 +56,9 @@ static int write_chunk(struct copy *c, size_t len, uint64_t at)
 	return r;
 }
 
-/* Asks for a cancel, and waits as the rate limit wants it. */
 static int report(struct copy *c, uint64_t done)
 {
-	uint64_t due, now;
-
-	for (;;) {
-		if (c->progress && c->progress(c->arg, done, c->size))
-			return fmt_fail(c->err, -ECANCELED,
-					"%s: cancelled after %" PRIu64 " of %" PRIu64 " bytes",
-					c->path, done, c->size);
-		due = c->rate ? (uint64_t)((double)c->moved * 1e9 / (double)c->rate) : 0;
-		now = eng_io_now_ns(c->io) - c->start_ns;
-		if (now >= due)
-			return 0;
-		eng_io_sleep_ns(c->io, due - now < SLEEP_NS ? due - now : SLEEP_NS);
-	}
+	return eng_pace(&c->pace, done, c->err);
 }
 
 static int copy_extent(struct copy *c, const struct eng_extent *e)
@@ -87,7 +74,7 @@ static int copy_extent(struct copy *c, const struct eng_extent *e)
 		r = eng_image_read(c->src, c->buf, step, at, c->err);
 		if (r == 0)
 			r = write_chunk(c, step, at);
-		c->moved += step;
+		c->pace.moved += step;
 		if (r == 0)
 			r = report(c, at + step);
 	}
@@ -103,7 +90,6 @@ static int copy_all(struct copy *c)
 	c->buf = malloc(CHUNK);
 	if (!c->buf)
 		return fmt_fail(c->err, -ENOMEM, "%s: out of memory", c->path);
-	c->start_ns = eng_io_now_ns(c->io);
 	while (r == 0 && at < c->size) {
 		r = eng_image_extent(c->src, at, &e, c->err);
 		if (r == 0)
@@ -133,7 +119,7 @@ static bool asks_to_stop(void *arg)
 {
 	struct copy *c = arg;
 
-	return c->progress && c->progress(c->arg, c->size, c->size);
+	return c->how->progress && c->how->progress(c->how->arg, c->size, c->size);
 }
 
 /* The whole disk is in one layer, flushed: nothing will be written to it any more. */
@@ -150,7 +136,7 @@ static int seal(struct copy *c)
 		r = eng_layer_update(layer, freeze, &layer->log.seq, c->err);
 	if (r == 0) {
 		atomic_store(&layer->harden, ENG_HARDEN_DONE);
-		r = eng_layer_seal(layer, no_parent, c->rate, asks_to_stop, c, c->err);
+		r = eng_layer_seal(layer, no_parent, c->how->rate_limit, asks_to_stop, c, c->err);
 	}
 	eng_layer_put(layer);
 	return r;
@@ -183,29 +169,106 @@ static int make(struct copy *c, const char *format)
 	return r;
 }
 
-int eng_image_convert(struct eng_io *io, const char *src, const char *src_format, const char *dst,
-		      const char *dst_format, uint64_t rate_limit, eng_progress *progress,
-		      void *arg, struct fmt_error *err)
+/* --- qcow2 --- */
+
+static int source_extent(void *arg, uint64_t offset, struct eng_extent *ret, struct fmt_error *err)
+{
+	return eng_image_extent(arg, offset, ret, err);
+}
+
+static int source_read(void *arg, void *buf, size_t len, uint64_t offset, struct fmt_error *err)
+{
+	return eng_image_read(arg, buf, len, offset, err);
+}
+
+static int make_qcow2(struct copy *c)
+{
+	struct eng_qcow2_target target = {
+		.path = c->path,
+		.cluster_bits = c->how->cluster_bits,
+		.compress = c->how->compress,
+	};
+	struct eng_qcow2_source source = {
+		.size = c->size,
+		.extent = source_extent,
+		.read = source_read,
+		.arg = c->src,
+	};
+
+	return eng_qcow2_write(c->io, &target, &source, &c->pace, c->err);
+}
+
+/* --- all of it --- */
+
+/* Q2W-9: the file at c->path is whole and durable; now it gets its name. */
+static int place(struct copy *c, const char *dst)
+{
+	int r = eng_io_rename_new(c->io, c->path, dst);
+
+	if (r < 0) {
+		eng_io_unlink(c->io, c->path);
+		return fmt_fail(c->err, r, "%s: %s", dst, strerror(-r));
+	}
+	r = eng_path_sync_dir(c->io, dst);
+	if (r < 0) {
+		eng_io_unlink(c->io, dst);
+		fmt_fail(c->err, r, "%s: cannot make its name durable: %s", dst, strerror(-r));
+	}
+	return r;
+}
+
+/* The name until then: nobody else's, so that two copies to one name do not meet before its end. */
+static int begin(struct copy *c, const char *dst)
+{
+	struct eng_stat st;
+	uint32_t random;
+
+	if (eng_io_stat(c->io, dst, &st) == 0)
+		return fmt_fail(c->err, -EEXIST, "%s: %s", dst, strerror(EEXIST));
+	eng_io_random(c->io, &random, sizeof(random));
+	if (asprintf(&c->path, "%s.%08" PRIx32 ".part", dst, random) < 0) {
+		c->path = NULL;
+		return fmt_fail(c->err, -ENOMEM, "%s: out of memory", dst);
+	}
+	return 0;
+}
+
+static int convert(struct copy *c, const char *dst, const char *format)
+{
+	int r = begin(c, dst);
+
+	if (r == 0)
+		r = strcmp(format, "qcow2") ? make(c, format) : make_qcow2(c);
+	if (r == 0)
+		r = place(c, dst);
+	return r;
+}
+
+int eng_image_convert(struct eng_io *io, const char *src, const char *dst,
+		      const struct eng_convert *how, struct fmt_error *err)
 {
 	struct copy c = {
 		.io = io,
-		.path = dst,
-		.rate = rate_limit,
-		.progress = progress,
-		.arg = arg,
+		.how = how,
+		.pace = {.io = io,
+			 .path = dst,
+			 .rate = how->rate_limit,
+			 .progress = how->progress,
+			 .arg = how->arg},
 		.err = err,
 	};
 	int r;
 
 	if (err)
 		err->text[0] = 0;
-	r = eng_image_open_as(io, src, src_format, NULL, false, err, &c.src);
+	r = eng_image_open_as(io, src, how->src_format, NULL, false, err, &c.src);
 	if (r < 0)
 		return r;
-	c.size = eng_image_size(c.src);
-	r = make(&c, dst_format ? dst_format : "raw");
+	c.size = c.pace.total = eng_image_size(c.src);
+	r = convert(&c, dst, how->dst_format ? how->dst_format : "raw");
 	if (r < 0 && err && !err->text[0])
 		fmt_fail(err, r, "%s: cannot copy %s: %s", dst, src, strerror(-r));
 	eng_image_close(c.src);
+	free(c.path);
 	return r;
 }

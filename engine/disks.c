@@ -116,8 +116,8 @@ static int round_size(struct making *m, uint64_t size, struct fmt_error *err)
 
 static int import_copy(struct making *m, const char *format, struct fmt_error *err)
 {
-	int r = eng_image_convert(m->store->io, m->make->from, format, m->data, "raw", 0, NULL,
-				  NULL, err);
+	struct eng_convert how = {.src_format = format};
+	int r = eng_image_convert(m->store->io, m->make->from, m->data, &how, err);
 
 	m->made_data = r == 0;
 	return r < 0 ? r : round_size(m, m->make->size, err);

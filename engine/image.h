@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "engine/io.h"
+#include "engine/pace.h"
 #include "engine/queue.h"
 #include "format/error.h"
 #include "format/uuid.h"
@@ -58,15 +59,21 @@ int eng_image_info(struct eng_io *io, const char *path, const char *base_dir, bo
 		   void (*each)(void *arg, const struct eng_image_info *info), void *arg,
 		   struct fmt_error *err);
 
-typedef int eng_progress(void *arg, uint64_t done, uint64_t total);
+struct eng_convert {
+	const char *src_format; /* "raw", "qcow2", "vmo"; NULL: probed */
+	const char *dst_format; /* the same; NULL: raw */
+	bool compress;          /* qcow2: deflated clusters */
+	uint32_t cluster_bits;  /* qcow2: 9..21; 0: 16 */
+	uint64_t rate_limit;    /* bytes a second, 0 none */
+	eng_progress *progress; /* or NULL; returns other than 0 to cancel: -ECANCELED */
+	void *arg;
+};
 /*
- * Copies @src to the new file @dst ("raw" or "vmo"), skipping holes and zeros, durable with its
- * name; a vmo is sealed, and so read-only. Formats NULL: probed; raw. @rate_limit: bytes a second,
- * 0 none. @progress returns other than 0 to cancel: -ECANCELED. On failure @dst is removed.
+ * Copies @src to the new file @dst, skipping holes and zeros. It gets its name when it is whole and
+ * durable, and nothing is left of it on failure (IM-8); a vmo is sealed, and so read-only.
  */
-int eng_image_convert(struct eng_io *io, const char *src, const char *src_format, const char *dst,
-		      const char *dst_format, uint64_t rate_limit, eng_progress *progress,
-		      void *arg, struct fmt_error *err);
+int eng_image_convert(struct eng_io *io, const char *src, const char *dst,
+		      const struct eng_convert *how, struct fmt_error *err);
 /* "qcow2", "vmo" or "raw", from the first bytes. */
 int eng_image_probe(struct eng_io *io, const char *path, const char **ret, struct fmt_error *err);
 

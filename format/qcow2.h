@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * qcow2.h - the qcow2 image format, read only (spec/qcow2.md, rules Q2-n). Bytes in, checked structs
- * out: no I/O, no memory kept, nothing trusted. Any thread.
+ * qcow2.h - the qcow2 image format (spec/qcow2.md): read, rules Q2-n: bytes in, checked structs out,
+ * nothing trusted; and the pieces of a new image, rules Q2W-n. No I/O, no memory kept but a deflater's.
+ * Any thread.
  */
 #ifndef FORMAT_QCOW2_H
 #define FORMAT_QCOW2_H
@@ -100,5 +101,48 @@ enum fmt_qcow2_state fmt_qcow2_cluster_at(const struct fmt_qcow2 *hdr,
  * follows the stream in @src is ignored. -EUCLEAN, -ENOMEM.
  */
 int fmt_qcow2_inflate(const void *src, size_t src_len, void *dst, size_t dst_len);
+
+/* --- a new image --- */
+
+enum {
+	FMT_QCOW2_CLUSTER_BITS = 16,             /* unless asked for otherwise */
+	FMT_QCOW2_REFCOUNT_BYTES = 2,            /* Q2W-1 */
+	FMT_QCOW2_MAX_REFCOUNT_TABLE = 8u << 20, /* bytes; QEMU's limit */
+};
+
+/* What the header of a new image says. */
+struct fmt_qcow2_new {
+	uint32_t cluster_bits;      /* 9..21 */
+	uint64_t size;              /* bytes the guest sees, a multiple of 512 */
+	const char *backing;        /* bare file name, or NULL */
+	const char *backing_format; /* with @backing: "qcow2" or "raw" */
+	uint32_t l1_entries;        /* fmt_qcow2_new_l1() */
+	uint64_t l1_offset;         /* place */
+	uint64_t refcount_offset;   /* place of the refcount table */
+	uint32_t refcount_clusters; /* clusters it takes */
+};
+
+/* Q2W-1, Q2W-2, Q2W-4: what the caller chose. Fills new->l1_entries. -EINVAL, -EFBIG. */
+int fmt_qcow2_new_check(struct fmt_qcow2_new *new, struct fmt_error *err);
+/* The first cluster of the file: the header, the backing file's format and name, zeros. @new is checked. */
+void fmt_qcow2_encode(const struct fmt_qcow2_new *new, void *cluster);
+
+/* Q2W-5: entries of tables; places are multiples of the cluster size. */
+void fmt_qcow2_put_l1(uint8_t raw[8], uint64_t l2);
+void fmt_qcow2_put_data(uint8_t raw[8], uint64_t host);
+void fmt_qcow2_put_zero(uint8_t raw[8]);
+/* A stream of @len bytes, shorter than the cluster, at @host; -EFBIG: no entry reaches that far. */
+int fmt_qcow2_put_compressed(uint8_t raw[8], uint32_t cluster_bits, uint64_t host, uint32_t len);
+void fmt_qcow2_put_refcount_block(uint8_t raw[8], uint64_t place); /* of the refcount table */
+/* Adds one. It never overflows: a stream has at least a 1032nd of a cluster's bytes. */
+void fmt_qcow2_add_reference(uint8_t raw[FMT_QCOW2_REFCOUNT_BYTES]);
+
+/* Q2W-7. One thread at a time each. */
+struct fmt_qcow2_deflater;
+struct fmt_qcow2_deflater *fmt_qcow2_deflater_create(void);    /* NULL: no memory */
+void fmt_qcow2_deflater_destroy(struct fmt_qcow2_deflater *d); /* NULL is fine */
+/* Bytes of the stream at @dst, which has @cluster bytes; 0: it would not be shorter than the cluster. */
+uint32_t fmt_qcow2_deflate(struct fmt_qcow2_deflater *d, const void *src, uint32_t cluster,
+			   void *dst);
 
 #endif

@@ -234,23 +234,58 @@ Test(api_image, convert)
 	const char *raw = path_of(0, "a.raw"), *vmo = path_of(1, "b.vmo"),
 		   *back = path_of(2, "c.raw");
 	unsigned calls = 0;
+	struct vmimg_convert how = {.src_format = "raw",
+				    .dst_format = "vmo",
+				    .progress = count_progress,
+				    .arg = &calls};
 
 	expect_ok(vmimg_image_create(raw, "raw", NULL, MIB, &err));
 	put(raw, 70000, 100000, 0x10);
-	expect_ok(vmimg_image_convert(raw, "raw", vmo, "vmo", 0, count_progress, &calls, &err));
+	expect_ok(vmimg_image_convert(raw, vmo, &how, &err));
 	cr_expect_gt(calls, 0);
 	expect_bytes(vmo, 70000, 100000, 0x10);
 	expect_bytes(vmo, 0, 70000, 0);
-	expect_ok(vmimg_image_convert(vmo, NULL, back, NULL, 0, NULL, NULL, &err));
+	expect_ok(vmimg_image_convert(vmo, back, NULL, &err));
 	expect_bytes(back, 70000, 100000, 0x10);
 	expect_bytes(back, 170000, MIB - 170000, 0);
-	expect_error(vmimg_image_convert(raw, "raw", vmo, "vmo", 0, NULL, NULL, &err), -EEXIST);
-	expect_error(vmimg_image_convert(raw, "vhdx", back, "vmo", 0, NULL, NULL, &err), -EINVAL);
-	expect_error(vmimg_image_convert(raw, "raw", back, "qcow2", 0, NULL, NULL, &err), -EINVAL);
-	expect_error(vmimg_image_convert(NULL, "raw", back, "vmo", 0, NULL, NULL, &err), -EINVAL);
-	expect_error(vmimg_image_convert(raw, "raw", NULL, "vmo", 0, NULL, NULL, &err), -EINVAL);
+	expect_error(vmimg_image_convert(raw, vmo, &how, &err), -EEXIST);
+	expect_error(vmimg_image_convert(NULL, back, &how, &err), -EINVAL);
+	expect_error(vmimg_image_convert(raw, NULL, &how, &err), -EINVAL);
 	back = path_of(3, "d.raw");
-	expect_error(vmimg_image_convert(raw, "raw", back, "raw", 0, cancel, NULL, &err),
-		     -ECANCELED);
+	how.src_format = "vhdx";
+	expect_error(vmimg_image_convert(raw, back, &how, &err), -EINVAL);
+	how = (struct vmimg_convert){.dst_format = "vhdx"};
+	expect_error(vmimg_image_convert(raw, back, &how, &err), -EINVAL);
+	how = (struct vmimg_convert){.progress = cancel};
+	expect_error(vmimg_image_convert(raw, back, &how, &err), -ECANCELED);
 	cr_expect_neq(access(back, F_OK), 0, "what was cancelled is removed");
+}
+
+/* IM-8, Q2W-7 */
+Test(api_image, convert_to_qcow2)
+{
+	const char *raw = path_of(0, "a.raw"), *qcow2 = path_of(1, "b.qcow2"),
+		   *packed = path_of(2, "c.qcow2");
+	struct vmimg_convert how = {.dst_format = "qcow2"};
+
+	expect_ok(vmimg_image_create(raw, "raw", NULL, MIB, &err));
+	put(raw, 70000, 100000, 0x10);
+	expect_ok(vmimg_image_convert(raw, qcow2, &how, &err));
+	expect_bytes(qcow2, 70000, 100000, 0x10);
+	expect_bytes(qcow2, 170000, MIB - 170000, 0);
+	how.compressed = true;
+	how.cluster_size = 4096;
+	expect_ok(vmimg_image_convert(qcow2, packed, &how, &err));
+	expect_bytes(packed, 70000, 100000, 0x10);
+	expect_bytes(packed, 0, 70000, 0);
+	packed = path_of(3, "d.qcow2");
+	for (uint32_t size = 256; size <= 4u << 20; size += size < 512 ? 1 : size - 1) {
+		how.cluster_size = size;
+		if (size < 512 || size > 2u << 20 || size & (size - 1))
+			expect_error(vmimg_image_convert(raw, packed, &how, &err), -EINVAL);
+	}
+	how = (struct vmimg_convert){.compressed = true};
+	expect_error(vmimg_image_convert(raw, packed, &how, &err), -EINVAL);
+	how = (struct vmimg_convert){.dst_format = "vmo", .cluster_size = 4096};
+	expect_error(vmimg_image_convert(raw, packed, &how, &err), -EINVAL);
 }

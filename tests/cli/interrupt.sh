@@ -22,7 +22,12 @@ set -m	# background jobs of a script ignore SIGINT otherwise
 sleep 1
 kill -INT $!
 ended $! "convert ends"
-[ ! -e slow.raw ] || die "convert left its file"
+[ -z "$(ls slow.raw* 2>/dev/null)" ] || die "convert left its file"
+"$VMIMG" convert -c -O qcow2 model slow.qcow2 --rate-limit=1M/s >out 2>err &
+sleep 1
+kill -TERM $!
+ended $! "convert to qcow2 ends"
+[ -z "$(ls slow.qcow2* 2>/dev/null)" ] || die "convert left its file"
 
 mkfifo pipe
 "$VMIMG" disk write m/d <pipe >out 2>err &

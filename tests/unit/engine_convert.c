@@ -85,13 +85,30 @@ static void assert_same(const char *a, const char *b)
 
 static int convert(const char *src, const char *from, const char *dst, const char *to)
 {
-	return eng_image_convert(t.io, tmp_path(&t, src), from, tmp_path(&t, dst), to, 0, NULL,
-				 NULL, &err);
+	struct eng_convert how = {.src_format = from, .dst_format = to};
+
+	return eng_image_convert(t.io, tmp_path(&t, src), tmp_path(&t, dst), &how, &err);
 }
 
 static bool exists(const char *name)
 {
 	return access(tmp_path(&t, name), F_OK) == 0;
+}
+
+static int count_name(void *arg, const char *name)
+{
+	(void)name;
+	++*(unsigned *)arg;
+	return 0;
+}
+
+/* How many there are, whatever they are called. */
+static unsigned files(void)
+{
+	unsigned n = 0;
+
+	cr_assert_eq(eng_io_list(t.io, t.dir, count_name, &n), 0);
+	return n;
 }
 
 /* False: no qemu-img here. */
@@ -171,10 +188,10 @@ Test(engine_convert, bad_formats_and_sources_make_nothing)
 	cr_expect_eq(convert("a", "qcow2", "b", "raw"), -EINVAL);
 	cr_expect_eq(convert("a", "vmo", "b", "raw"), -EBADMSG, "%s", err.text);
 	cr_expect_eq(convert("a", "vhd", "b", "raw"), -EINVAL);
-	cr_expect_eq(convert("a", "raw", "b", "qcow2"), -EINVAL);
+	cr_expect_eq(convert("a", "raw", "b", "vhd"), -EINVAL);
 	cr_expect_eq(convert("none", NULL, "b", "raw"), -ENOENT);
 	cr_expect_eq(convert(".", "raw", "b", "raw"), -EINVAL, "%s", err.text);
-	cr_expect(!exists("b"));
+	cr_expect_eq(files(), 1u);
 }
 
 static int cancel_late(void *arg, uint64_t done, uint64_t total)
@@ -189,14 +206,21 @@ static int cancel_late(void *arg, uint64_t done, uint64_t total)
 /* IM-8 */
 Test(engine_convert, cancel_removes_the_target)
 {
-	uint64_t calls = 0;
+	static const char *const formats[] = {"raw", "vmo", "qcow2"};
 
 	make_raw("a", SIZE);
-	cr_assert_eq(eng_image_convert(t.io, tmp_path(&t, "a"), "raw", tmp_path(&t, "b"), "raw", 0,
-				       cancel_late, &calls, &err),
-		     -ECANCELED);
-	cr_expect_gt(calls, 1u);
-	cr_expect(!exists("b"));
+	for (unsigned i = 0; i < 3; i++) {
+		uint64_t calls = 0;
+		struct eng_convert how = {.dst_format = formats[i],
+					  .progress = cancel_late,
+					  .arg = &calls};
+
+		cr_assert_eq(eng_image_convert(t.io, tmp_path(&t, "a"), tmp_path(&t, "b"), &how,
+					       &err),
+			     -ECANCELED);
+		cr_expect_gt(calls, 1u);
+		cr_expect_eq(files(), 1u, "%s: something is left", formats[i]);
+	}
 }
 
 static int count_done(void *arg, uint64_t done, uint64_t total)
@@ -213,11 +237,11 @@ static int count_done(void *arg, uint64_t done, uint64_t total)
 Test(engine_convert, rate_limit_bounds_the_copy_and_progress_reaches_the_end)
 {
 	uint64_t last = 0, begin = eng_io_now_ns(t.io);
+	struct eng_convert how = {.rate_limit = 4u << 20, .progress = count_done, .arg = &last};
 
 	make_raw("a", SIZE); /* about 1.3 MiB of it written */
-	cr_assert_eq(eng_image_convert(t.io, tmp_path(&t, "a"), "raw", tmp_path(&t, "b"), "raw",
-				       4u << 20, count_done, &last, &err),
-		     0, "%s", err.text);
+	cr_assert_eq(eng_image_convert(t.io, tmp_path(&t, "a"), tmp_path(&t, "b"), &how, &err), 0,
+		     "%s", err.text);
 	cr_expect_geq(eng_io_now_ns(t.io) - begin, 250000000u);
 	cr_expect_eq(last, SIZE);
 	assert_same("a", "b");
@@ -356,23 +380,25 @@ Test(engine_convert, any_failed_operation_fails_the_copy_and_removes_it, .timeou
 		ENG_FAULT_TRUNCATE,   ENG_FAULT_ALLOCATE,       ENG_FAULT_SYNC_DIR,
 		ENG_FAULT_SPAWN,      ENG_FAULT_RING_CREATE,    ENG_FAULT_RING_READ,
 		ENG_FAULT_RING_WRITE, ENG_FAULT_RING_FDATASYNC, ENG_FAULT_LOCK,
+		ENG_FAULT_RENAME,
 	};
-	static const char *const formats[] = {"raw", "vmo"};
+	static const char *const formats[] = {"raw", "vmo", "qcow2"};
 	struct eng_fault *fault = NULL;
 	unsigned failed = 0;
 
 	make_raw("a", SIZE);
 	cr_assert_eq(eng_fault_create(t.io, &fault), 0);
-	for (size_t i = 0; i < 2 * sizeof(ops) / sizeof(*ops); i++) {
+	for (size_t i = 0; i < 3 * sizeof(ops) / sizeof(*ops); i++) {
 		for (uint64_t skip = 0;; skip++) {
 			int rule = eng_fault_add(fault, &(struct eng_fault_rule){
-								.ops = ops[i / 2],
+								.ops = ops[i / 3],
 								.skip = skip,
 								.error = -ENOSPC,
 							});
-			int r = eng_image_convert(eng_fault_io(fault), tmp_path(&t, "a"), "raw",
-						  tmp_path(&t, "b"), formats[i % 2], 0, NULL, NULL,
-						  &err);
+			struct eng_convert how = {.dst_format = formats[i % 3],
+						  .compress = i % 3 == 2 && skip % 2};
+			int r = eng_image_convert(eng_fault_io(fault), tmp_path(&t, "a"),
+						  tmp_path(&t, "b"), &how, &err);
 			bool struck = eng_fault_struck(fault, rule) != 0;
 
 			eng_fault_clear(fault);
@@ -381,13 +407,13 @@ Test(engine_convert, any_failed_operation_fails_the_copy_and_removes_it, .timeou
 				if (!struck)
 					break;
 				/* A seal's give-back and space ahead of need can be done without. */
-				cr_expect(ops[i / 2] & (ENG_FAULT_TRUNCATE | ENG_FAULT_ALLOCATE),
-					  "op %#x, %llu", ops[i / 2], (unsigned long long)skip);
+				cr_expect(ops[i / 3] & (ENG_FAULT_TRUNCATE | ENG_FAULT_ALLOCATE),
+					  "op %#x, %llu", ops[i / 3], (unsigned long long)skip);
 			} else {
 				failed++;
 				cr_expect(err.text[0]);
-				cr_assert(!exists("b"), "op %#x, %llu, %s", ops[i / 2],
-					  (unsigned long long)skip, formats[i % 2]);
+				cr_assert_eq(files(), 1u, "op %#x, %llu, %s", ops[i / 3],
+					     (unsigned long long)skip, formats[i % 3]);
 			}
 		}
 	}
