@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * control.c - the control socket: accepts whoever may (CP-9, CP-12), keeps the list of connections,
- * hands events to subscribers, and ends it all. The acceptor's thread also joins the threads of
+ * and ends it all. The acceptor's thread also joins the threads of
  * connections that have ended.
  */
 #include <errno.h>
@@ -175,23 +175,6 @@ static void *run_acceptor(void *arg)
 			accept_one(control);
 	}
 	return NULL;
-}
-
-/* --- events --- */
-
-void srv_control_publish(struct srv_control *control, const char *event)
-{
-	pthread_mutex_lock(&control->lock);
-	for (struct srv_conn *conn = control->conns; conn; conn = conn->next) {
-		char *text = NULL;
-
-		if (!conn->subscribed || conn->dropped)
-			continue;
-		if (asprintf(&text, "%s\n", event) < 0)
-			text = NULL;
-		srv_conn_queue_locked(conn, text);
-	}
-	pthread_mutex_unlock(&control->lock);
 }
 
 /* --- start and stop --- */

@@ -24,10 +24,11 @@ struct srv_conn {
 	int wake; /* eventfd: an event waits */
 	char *buffer;
 	size_t used;
-	uint64_t line_start_ns; /* when the line that has begun did */
+	uint64_t line_start_ns;                  /* when the line that has begun did */
+	struct vmimg_subscription *subscription; /* NULL: none */
 	/* the control's lock */
 	struct srv_conn *next;
-	bool subscribed, dropped;
+	bool dropped;
 	char *events[SRV_CONTROL_EVENTS]; /* a ring */
 	unsigned first_event, nevents;
 };
@@ -48,8 +49,8 @@ struct srv_control {
 /* --- control_conn.c --- */
 /* The thread of a connection, @arg. It leaves the list as its last deed. */
 void *srv_conn_run(void *arg);
-/* Queues a line for a subscriber; takes @text. The control's lock held. */
-void srv_conn_queue_locked(struct srv_conn *conn, char *text);
+/* Events from here on (CP-17); again: nothing. The connection's thread. */
+int srv_conn_subscribe(struct srv_conn *conn, struct vmimg_error *err);
 /* One line, within @timeout_s. 0 or a negative errno. */
 int srv_conn_send(int fd, const char *text, size_t len, unsigned timeout_s);
 
@@ -60,9 +61,6 @@ char *srv_control_answer(struct srv_conn *conn, const char *line);
 char *srv_control_refusal(int code, const char *message);
 
 /* --- control.c --- */
-/* Any thread: an event for all subscribers; @event is a JSON object without
- * line breaks, with a member "event". */
-void srv_control_publish(struct srv_control *control, const char *event);
 /* The connection's thread has ended, but for being joined. */
 void srv_control_left(struct srv_conn *conn);
 

@@ -139,11 +139,12 @@ static char *answer_metrics(struct srv_conn *conn, const json_t *request, const 
 /* What is queued from here on is sent after the reply: by this thread, too. */
 static char *answer_subscribe(struct srv_conn *conn, const json_t *request, const char *value)
 {
+	struct vmimg_error err = {0};
+	int r = srv_conn_subscribe(conn, &err);
+
 	(void)value;
-	pthread_mutex_lock(&conn->control->lock);
-	conn->subscribed = true;
-	pthread_mutex_unlock(&conn->control->lock);
-	return reply_result(request, json_object());
+	return r < 0 ? reply_error(request, errno_code(r), err.message, NULL)
+		     : reply_result(request, json_object());
 }
 
 static const struct own_method own_methods[] = {

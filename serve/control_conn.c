@@ -44,15 +44,32 @@ int srv_conn_send(int fd, const char *text, size_t len, unsigned timeout_s)
 
 /* --- events --- */
 
-void srv_conn_queue_locked(struct srv_conn *conn, char *text)
+/* The library's thread: only queues. */
+static void on_event(void *arg, const char *json)
 {
-	if (!text || conn->nevents == SRV_CONTROL_EVENTS) {
+	struct srv_conn *conn = arg;
+	char *text = NULL;
+
+	if (asprintf(&text, "%s\n", json) < 0)
+		text = NULL;
+	pthread_mutex_lock(&conn->control->lock);
+	if (!text || conn->dropped || conn->nevents == SRV_CONTROL_EVENTS) {
 		conn->dropped = true;
-		free(text);
 	} else {
 		conn->events[(conn->first_event + conn->nevents++) % SRV_CONTROL_EVENTS] = text;
+		text = NULL;
 	}
+	pthread_mutex_unlock(&conn->control->lock);
+	free(text);
 	eventfd_write(conn->wake, 1);
+}
+
+int srv_conn_subscribe(struct srv_conn *conn, struct vmimg_error *err)
+{
+	if (conn->subscription)
+		return 0;
+	return vmimg_subscribe(conn->control->server->svc, on_event, conn, err,
+			       &conn->subscription);
 }
 
 /* The next event, the caller's; or NULL. */
@@ -183,14 +200,10 @@ static int receive(struct srv_conn *conn)
 static int time_left(struct srv_conn *conn, uint64_t since_ns)
 {
 	uint64_t limit = since_ns + IDLE_S * SECOND_NS, now = srv_now_ns();
-	bool subscribed;
 
-	pthread_mutex_lock(&conn->control->lock);
-	subscribed = conn->subscribed;
-	pthread_mutex_unlock(&conn->control->lock);
 	if (conn->used)
 		limit = conn->line_start_ns + PATIENCE_S * SECOND_NS;
-	else if (subscribed)
+	else if (conn->subscription)
 		return -1;
 	return limit > now ? (int)((limit - now) / 1000000 + 1) : 0;
 }
@@ -219,6 +232,7 @@ void *srv_conn_run(void *arg)
 		}
 	}
 	shutdown(conn->fd, SHUT_RDWR);
+	vmimg_unsubscribe(conn->subscription);
 	srv_control_left(conn);
 	return NULL;
 }
