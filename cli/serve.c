@@ -73,6 +73,8 @@ static int run_serve(struct cli *cli, int argc, char **argv)
 	if (!cli->store)
 		cli_usage_error(cli, "no store: give --store=DIR or set VMIMG_STORE");
 	o.store = cli->store;
+	if (!o.control_socket)
+		o.control_socket = cli->control;
 	o.socket_mode = mode ? parse_mode(cli, mode) : 0;
 	o.threads = parse_u32(cli, "--threads", threads);
 	o.max_connections = parse_u32(cli, "--max-connections", connections);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# The command on a served store: the same scripts as on an idle one, with the same output (CP-8).
+# The command on a served store: the same scripts as on an idle one, with the same output.
 [ -x "${VMIMG:-}" ] || { echo "VMIMG does not name the command: skipped"; exit 77; }
 export VMIMG_SERVED=1
 for script in store disk snapshot job tree interrupt; do
