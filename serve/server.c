@@ -127,6 +127,8 @@ static int start_parts(struct srv_server *s, struct vmimg_error *err)
 	if (r == 0)
 		r = srv_nbd_start(s, err, &s->nbd);
 	if (r == 0)
+		r = srv_vhost_start(s, err, &s->vhost);
+	if (r == 0)
 		r = srv_control_start(s, err, &s->control);
 	return r;
 }
@@ -134,6 +136,7 @@ static int start_parts(struct srv_server *s, struct vmimg_error *err)
 static void stop_parts(struct srv_server *s)
 {
 	srv_control_stop(s->control);
+	srv_vhost_stop(s->vhost);
 	srv_nbd_stop(s->nbd);
 	srv_tls_destroy(s->tls);
 }
