@@ -99,7 +99,15 @@ static int replay_runs(struct replay *rp, const struct fmt_record *rec)
 	return r;
 }
 
-/* ML-8: nothing valid may follow the first hole; else the hole is rot, not a torn tail (T13). */
+static bool is_zero(const uint8_t *p, uint32_t len)
+{
+	return p[0] == 0 && memcmp(p, p + 1, len - 1) == 0;
+}
+
+/*
+ * ML-8: nothing valid may follow the first hole; else the hole is rot, not a torn tail (T13). Nor may
+ * anything be in the last granule: only a LINK goes there, whose one sector is written whole or not.
+ */
 static int replay_check_tail(struct replay *rp, bool *dirty)
 {
 	const struct eng_layer *layer = rp->layer;
@@ -111,9 +119,15 @@ static int replay_check_tail(struct replay *rp, bool *dirty)
 	for (; at < rp->log.segment_len; at += granule) {
 		const uint8_t *p = rp->buf + at;
 		uint64_t left = rp->log.segment_len - at;
+		bool zero = is_zero(p, granule);
 
-		for (uint32_t i = 0; i < granule && !*dirty; i++)
-			*dirty = p[i] != 0;
+		*dirty = *dirty || !zero;
+		if (!zero && left == granule)
+			return fmt_fail(rp->err, -EUCLEAN,
+					"%s: the log ends with record %llu, but its segment's last "
+					"granule at %llu holds a damaged link (ML-8)",
+					layer->path, (unsigned long long)rp->log.seq,
+					(unsigned long long)(rp->log.segment + at));
 		if (fmt_record_decode(p, left, layer->salt, &rec, NULL) == 0 &&
 		    rec.seq > rp->log.seq)
 			return fmt_fail(

@@ -291,7 +291,10 @@ static int read_records(struct walk *w)
 
 /* --- the end --- */
 
-/* ML-8: a later record behind the end is rot; anything else there but zeros was torn, or rots. */
+/*
+ * ML-8: a later record behind the end is rot, and so is anything but zeros where only a LINK can be;
+ * anything else there but zeros was torn, or rots.
+ */
 static int check_tail(struct walk *w)
 {
 	static const uint8_t zeros[FMT_PAGE];
@@ -314,6 +317,14 @@ static int check_tail(struct walk *w)
 				   "record %" PRIu64 " at %#" PRIx64 " cannot be read, but another "
 				   "one follows at %#" PRIx64,
 				   w->seq + 1, w->at, at);
+			return -EUCLEAN;
+		}
+		if (!zero && w->end - at == granule) {
+			fsck_found(w->l->f, PR_LOG_ROT,
+				   "record %" PRIu64
+				   " is the last that can be read, but the end of "
+				   "its segment at %#" PRIx64 " holds a damaged link",
+				   w->seq, at);
 			return -EUCLEAN;
 		}
 	}

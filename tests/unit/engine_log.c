@@ -43,6 +43,25 @@ static int replay(unsigned *runs)
 	return eng_log_replay(layer, note_run, runs, &err);
 }
 
+/* ML-8: nothing but a LINK is ever in a segment's last granule, however far the header lags. */
+Test(engine_log, damaged_link_is_no_torn_tail)
+{
+	uint64_t at[300], link;
+	unsigned runs;
+
+	make_records(300, at);
+	link = FMT_LOG0_OFFSET + layer->hdr.log0_len - layer->log_granule;
+	cr_assert_geq(layer->log.segments, 2u);
+	cr_assert_eq(layer->hdr.log_segments, 1u, "the header lags");
+	damage(link);
+	reopen();
+	cr_expect_eq(replay(&runs), -EUCLEAN);
+	damage(link);
+	reopen();
+	cr_expect_eq(replay(&runs), 0);
+	cr_expect_eq(runs, 300u);
+}
+
 /* ML-6, FL-8 */
 Test(engine_log, replay_follows_the_links)
 {
