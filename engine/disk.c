@@ -173,16 +173,40 @@ struct eng_layer *eng_disk_enter(struct eng_disk *disk, uint32_t *ordinal)
 
 /* --- requests --- */
 
+/* CSN-14: the coordinator asks for the longest write, those still in flight included. */
+static void watch_begin(struct eng_req *req)
+{
+	struct eng_disk *disk = req->disk;
+
+	req->start_ns = eng_io_now_ns(disk->io);
+	req->watch_older = disk->watch_last;
+	if (disk->watch_last)
+		disk->watch_last->watch_newer = req;
+	else
+		disk->watch_first = req;
+	disk->watch_last = req;
+	atomic_store(&disk->watch_since_ns, disk->watch_first->start_ns);
+}
+
+static void watch_end(struct eng_req *req)
+{
+	struct eng_disk *disk = req->disk;
+	uint64_t ns = eng_io_now_ns(disk->io) - req->start_ns;
+
+	*(req->watch_older ? &req->watch_older->watch_newer
+			   : &disk->watch_first) = req->watch_newer;
+	*(req->watch_newer ? &req->watch_newer->watch_older : &disk->watch_last) = req->watch_older;
+	if (ns > atomic_load_explicit(&disk->max_write_ns, memory_order_relaxed))
+		atomic_store(&disk->max_write_ns, ns);
+	atomic_store(&disk->watch_since_ns, disk->watch_first ? disk->watch_first->start_ns : 0);
+}
+
 void eng_req_end(struct eng_req *req, int result)
 {
 	struct eng_disk *disk = req->disk;
 
-	if (req->start_ns) {
-		uint64_t ns = eng_io_now_ns(disk->io) - req->start_ns;
-
-		if (ns > atomic_load_explicit(&disk->max_write_ns, memory_order_relaxed))
-			atomic_store(&disk->max_write_ns, ns);
-	}
+	if (req->start_ns)
+		watch_end(req);
 	free(req->bounce);
 	if (req->runs != req->runs_inline)
 		free(req->runs);
@@ -226,7 +250,7 @@ void eng_disk_start(struct eng_req *req)
 		return;
 	}
 	if (req->op != ENG_FLUSH && atomic_load_explicit(&disk->watched, memory_order_relaxed))
-		req->start_ns = eng_io_now_ns(disk->io);
+		watch_begin(req);
 	switch (req->op) {
 	case ENG_WRITE: eng_write_start(req); break;
 	case ENG_FLUSH: eng_flush_start(req); break;
@@ -249,6 +273,14 @@ static void msg_hardened(struct eng_msg *msg)
 		w->wake(w, -EAGAIN);
 	}
 	eng_flush_hardened(disk);
+	if (atomic_exchange(&disk->harden_wanted, false))
+		eng_flush_background(disk);
+}
+
+void eng_disk_post_harden(struct eng_disk *disk)
+{
+	atomic_store(&disk->harden_wanted, true);
+	eng_disk_post_hardened(disk);
 }
 
 void eng_disk_post_hardened(struct eng_disk *disk)

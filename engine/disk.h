@@ -78,11 +78,13 @@ struct eng_disk {
 	uint64_t clock, trim_left;     /* next region to forget; how many are worth a look */
 	bool rolling;
 	unsigned small_flushes;        /* recent flushes of a few mappings, 0..FLUSHY_MAX */
-	_Atomic uint64_t max_write_ns; /* longest write since eng_disk_watch() */
+	_Atomic uint64_t max_write_ns; /* longest write since it is watched */
 	_Atomic bool watched;
+	struct eng_req *watch_first, *watch_last; /* writes begun while watched, oldest first */
+	_Atomic uint64_t watch_since_ns;          /* start of the oldest; 0: none */
 	_Atomic uint64_t journal_nonce; /* for overlays made while attached; 0: no journal */
 	struct eng_msg hardened_msg;
-	_Atomic bool hardened_posted;
+	_Atomic bool hardened_posted, harden_wanted;
 	struct { /* AT-6; the poster's until @posted, the worker's from then on */
 		struct eng_msg msg;
 		uint64_t size, base_bytes;
@@ -133,7 +135,8 @@ struct eng_req {
 	struct eng_req *next;
 	struct eng_msg msg;
 	uint64_t user_data;
-	uint64_t start_ns;       /* 0: not watched */
+	uint64_t start_ns; /* 0: not watched */
+	struct eng_req *watch_older, *watch_newer;
 	struct eng_layer *layer; /* T3: the answer it got, with its place in flight */
 	uint32_t ordinal;
 	struct eng_rangelock lock;
@@ -214,6 +217,8 @@ uint64_t eng_base_end(const struct eng_layer *base);
 /* --- for the control side --- */
 /* Any thread: a layer of this disk got hardened by the coordinator; waiting flushes look again. */
 void eng_disk_post_hardened(struct eng_disk *disk);
+/* Any thread: the worker hardens the frozen layers that can be, and logs the head's mappings. */
+void eng_disk_post_harden(struct eng_disk *disk);
 /*
  * The worker makes the disk @size bytes long at its next turn, when nothing of an earlier call is left
  * (grow.posted). @table: eng_map_table() of its blocks, taken. @base_bytes: of a raw head; else 0. By

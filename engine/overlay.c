@@ -112,13 +112,6 @@ static void op_write(struct batch_op *bo, struct eng_file *file, void *buf, size
 	bo->op.iovcnt = 1;
 }
 
-static void op_sync(struct batch_op *bo, struct eng_file *file)
-{
-	memset(bo, 0, sizeof(*bo));
-	bo->op.kind = ENG_OP_FDATASYNC;
-	bo->op.file = file;
-}
-
 /* --- pending overlays --- */
 
 static int spec_of(struct eng_store *store, const struct eng_member *m, struct eng_layer_spec *spec,
@@ -218,33 +211,97 @@ static bool needs_sync(const struct eng_layer *layer)
 	return layer->dirty_gen != layer->synced_gen || layer->pending_count;
 }
 
-/* Syncs the claimed layers together, then logs each one's tail. */
-static int harden_group(struct eng_batch *batch, struct eng_layer **layers, size_t count)
+/* One claimed layer on its way, and whom its end is told. */
+struct hardening {
+	struct eng_op sync;
+	struct hardener *hardener;
+	struct hardening *next; /* free or ended */
+	struct eng_layer *layer;
+	struct eng_disk *disk; /* NULL: not attached */
+	int result;
+};
+
+struct hardener {
+	struct eng_batch *batch;
+	struct hardening slots[GROUP], *free, *ended;
+	unsigned under_way;
+	int first; /* error */
+};
+
+/* CU-15, I8: a guest's flush that waits for this layer waits for no other one. */
+static void hardened(struct hardener *hr, struct eng_layer *layer, struct eng_disk *disk, int r)
 {
-	struct batch_op ops[GROUP];
-	int first = 0, ran;
+	atomic_store(&layer->harden, r < 0 ? ENG_HARDEN_FAILED : ENG_HARDEN_DONE);
+	if (disk)
+		eng_disk_post_hardened(disk);
+	if (r < 0 && hr->first == 0)
+		hr->first = r;
+}
 
-	for (size_t i = 0; i < count; i++)
-		op_sync(&ops[i], layers[i]->file);
-	ran = run(batch, ops, count);
-	for (size_t i = 0; i < count; i++) {
-		struct eng_layer *layer = layers[i];
-		/* Without an answer of its own the whole run's error stands for it. */
-		int r = ops[i].batch && ops[i].res < 0 ? (int)ops[i].res
-			: ops[i].batch || ran == 0     ? 0
-						       : ran;
+static void sync_done(struct eng_op *op)
+{
+	struct hardening *h = (struct hardening *)((char *)op - offsetof(struct hardening, sync));
 
-		if (r < 0) {
-			eng_layer_poison(layer, r);
-		} else {
-			layer->synced_gen = layer->dirty_gen;
-			r = eng_layer_harden_sync(layer);
-		}
-		atomic_store(&layer->harden, r < 0 ? ENG_HARDEN_FAILED : ENG_HARDEN_DONE);
-		if (r < 0 && first == 0)
-			first = r;
+	h->result = op->res < 0 ? (int)op->res : 0;
+	h->next = h->hardener->ended;
+	h->hardener->ended = h;
+	h->hardener->under_way--;
+}
+
+/* Its data is durable, or not: logs its tail. */
+static void settle(struct hardener *hr, struct hardening *h)
+{
+	int r = h->result;
+
+	if (r < 0) {
+		eng_layer_poison(h->layer, r);
+	} else {
+		h->layer->synced_gen = h->layer->dirty_gen;
+		r = eng_layer_harden_sync(h->layer);
 	}
-	return first;
+	hardened(hr, h->layer, h->disk, r);
+	h->layer = NULL;
+	h->next = hr->free;
+	hr->free = h;
+}
+
+/* Waits until one has ended, and settles those that have. */
+static void settle_some(struct hardener *hr)
+{
+	struct hardening *h;
+
+	while (!hr->ended) {
+		int r = eng_ring_wait(hr->batch->ring, UINT64_MAX);
+
+		if (r >= 0 || r == -EINTR)
+			continue;
+		/* Without an answer of their own the ring's error stands for it. */
+		for (h = hr->slots; h < hr->slots + GROUP; h++)
+			if (h->layer) {
+				h->sync.res = r;
+				sync_done(&h->sync);
+			}
+	}
+	while ((h = hr->ended)) {
+		hr->ended = h->next;
+		settle(hr, h);
+	}
+}
+
+static void harden_start(struct hardener *hr, struct eng_layer *layer, struct eng_disk *disk)
+{
+	struct hardening *h = hr->free;
+
+	hr->free = h->next;
+	memset(h, 0, sizeof(*h));
+	h->hardener = hr;
+	h->layer = layer;
+	h->disk = disk;
+	h->sync.kind = ENG_OP_FDATASYNC;
+	h->sync.file = layer->file;
+	h->sync.done = sync_done;
+	hr->under_way++;
+	eng_ring_queue(hr->batch->ring, &h->sync);
 }
 
 static int wait_hardened(struct eng_batch *batch, struct eng_layer *layer, uint64_t deadline_ns)
@@ -267,32 +324,43 @@ static struct eng_layer *layer_to_harden(const struct eng_member *m, uint32_t i)
 	return i == m->entry->unhardened_count ? m->tail : NULL;
 }
 
-static int harden_groups(struct eng_batch *batch, struct eng_member *members, size_t count)
+static void harden_layer(struct hardener *hr, struct eng_layer *layer, struct eng_disk *disk)
 {
-	struct eng_layer *group[GROUP], *layer;
-	size_t n = 0;
-	int r = 0;
+	int none = ENG_HARDEN_NONE;
 
-	for (size_t i = 0; i < count && r == 0; i++)
-		for (uint32_t j = 0; r == 0 && (layer = layer_to_harden(&members[i], j)); j++) {
-			int none = ENG_HARDEN_NONE;
+	if (!hr->free)
+		settle_some(hr);
+	if (hr->first < 0 ||
+	    !atomic_compare_exchange_strong(&layer->harden, &none, ENG_HARDEN_BUSY))
+		return;
+	if (needs_sync(layer))
+		harden_start(hr, layer, disk);
+	else /* FL-9: clean by now, but a sync may have failed before. */
+		hardened(hr, layer, disk, atomic_load(&layer->poisoned));
+}
 
-			if (!atomic_compare_exchange_strong(&layer->harden, &none, ENG_HARDEN_BUSY))
-				continue;
-			if (!needs_sync(layer)) {
-				/* FL-9: clean by now, but a sync has failed before. */
-				atomic_store(&layer->harden, atomic_load(&layer->poisoned)
-								     ? ENG_HARDEN_FAILED
-								     : ENG_HARDEN_DONE);
-				continue;
-			}
-			group[n++] = layer;
-			if (n == GROUP) {
-				r = harden_group(batch, group, n);
-				n = 0;
-			}
-		}
-	return n ? harden_group(batch, group, n) : r;
+/* GROUP layers at a time, each done by itself: see hardened(). The first error starts no others. */
+static int harden_all(struct eng_batch *batch, struct eng_member *members, size_t count)
+{
+	struct hardener *hr = calloc(1, sizeof(*hr));
+	struct eng_layer *layer;
+	int r;
+
+	if (!hr)
+		return -ENOMEM;
+	hr->batch = batch;
+	for (unsigned i = 0; i < GROUP; i++) {
+		hr->slots[i].next = hr->free;
+		hr->free = &hr->slots[i];
+	}
+	for (size_t i = 0; i < count && hr->first == 0; i++)
+		for (uint32_t j = 0; (layer = layer_to_harden(&members[i], j)); j++)
+			harden_layer(hr, layer, members[i].entry->disk);
+	while (hr->under_way || hr->ended)
+		settle_some(hr);
+	r = hr->first;
+	free(hr);
+	return r;
 }
 
 static int wait_member(struct eng_batch *batch, const struct eng_member *m, uint64_t deadline_ns)
@@ -308,16 +376,13 @@ static int wait_member(struct eng_batch *batch, const struct eng_member *m, uint
 int eng_batch_harden(struct eng_batch *batch, struct eng_member *members, size_t count,
 		     uint64_t deadline_ns, struct fmt_error *err)
 {
-	int r = harden_groups(batch, members, count);
+	int r = harden_all(batch, members, count);
 
-	for (size_t i = 0; i < count; i++) {
-		int one = r < 0 ? r : wait_member(batch, &members[i], deadline_ns);
-
-		if (one < 0 && r == 0)
-			r = fmt_fail(err, one, "%s/%s: its frozen layer cannot be made durable: %s",
-				     members[i].disk.vm_name, members[i].disk.name, strerror(-one));
-		if (members[i].entry->disk)
-			eng_disk_post_hardened(members[i].entry->disk);
+	for (size_t i = 0; i < count && r == 0; i++) {
+		r = wait_member(batch, &members[i], deadline_ns);
+		if (r < 0)
+			fmt_fail(err, r, "%s/%s: its frozen layer cannot be made durable: %s",
+				 members[i].disk.vm_name, members[i].disk.name, strerror(-r));
 	}
 	if (r < 0 && err && !err->text[0])
 		fmt_fail(err, r, "cannot make the frozen layers durable: %s", strerror(-r));

@@ -136,6 +136,27 @@ static bool is_poisoned(const struct eng_member *m)
 	return atomic_load(&m->tail->poisoned);
 }
 
+/*
+ * JN-5, RO-5: layers whose tags in the journal may be in use when the cut has made one more; tags are
+ * given back oldest first. A roll leaves one for a snapshot.
+ */
+static int check_tags(struct eng_snapshot *s, struct eng_member *m, struct fmt_error *err)
+{
+	uint32_t n = 2,
+		 most = ENG_JOURNAL_LAYERS - !s->has_snapshot; /* the tail, and the new one */
+
+	if (!m->entry->disk || !m->entry->unhardened_count)
+		return 0;
+	for (struct eng_layer *l = m->entry->unhardened[0]; l != m->tail; n++)
+		l = atomic_load(&l->succ)->layer;
+	if (n <= most)
+		return 0;
+	eng_disk_post_harden(m->entry->disk); /* for the next one: perhaps nobody flushes */
+	return fmt_fail(err, -EBUSY,
+			"%s/%s: %u layers of it are not durable yet, expected at most %u (JN-5)",
+			m->disk.vm_name, m->disk.name, n - 1, most - 1);
+}
+
 /* The disk is busy by us: its row may have changed until now, and its head moved. */
 static int open_member(struct eng_snapshot *s, struct eng_member *m, struct fmt_error *err)
 {
@@ -155,7 +176,7 @@ static int open_member(struct eng_snapshot *s, struct eng_member *m, struct fmt_
 		return fmt_fail(err, -ENOTRECOVERABLE,
 				"%s/%s: a failed flush poisoned it; reopen the store",
 				m->disk.vm_name, m->disk.name);
-	return 0;
+	return check_tags(s, m, err);
 }
 
 static int add_member(struct eng_snapshot *s, const struct cat_disk *disk, struct fmt_error *err)
@@ -601,6 +622,16 @@ static int prepare(struct eng_snapshot *s, uint64_t deadline_ns, struct fmt_erro
 
 /* --- run --- */
 
+/* Or @max, when that is longer. What is in flight counts with its age. */
+static uint64_t longest_write(struct eng_disk *disk, uint64_t max)
+{
+	uint64_t since = atomic_load(&disk->watch_since_ns), now = eng_io_now_ns(disk->io);
+	uint64_t ended = atomic_load(&disk->max_write_ns);
+
+	max = ended > max ? ended : max;
+	return since && now > since && now - since > max ? now - since : max;
+}
+
 static void watch(struct eng_snapshot *s, bool on)
 {
 	uint64_t max = 0;
@@ -612,8 +643,8 @@ static void watch(struct eng_snapshot *s, bool on)
 			continue;
 		if (on)
 			atomic_store(&disk->max_write_ns, 0);
-		else if (atomic_load(&disk->max_write_ns) > max)
-			max = atomic_load(&disk->max_write_ns);
+		else
+			max = longest_write(disk, max);
 		atomic_store(&disk->watched, on);
 	}
 	if (!on)

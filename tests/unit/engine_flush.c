@@ -441,3 +441,37 @@ Test(engine_flush, flush_sees_the_poison_that_came_while_it_synced)
 	expect_poisoned();
 	end_poisoned();
 }
+
+/* P3, I8: a flush that waits for the coordinator waits for its own layer, not for the group's. */
+Test(engine_flush, flush_waits_for_the_hardening_of_its_own_disk_alone)
+{
+	struct ask *flush[3];
+	char path[3][64];
+	struct shot s;
+	int rule[3];
+
+	begin(3, 1 << 20);
+	for (unsigned i = 0; i < 3; i++) {
+		attach(i, 0);
+		must(do_write(i, 1, 0, BLOCK) == 0);
+		snprintf(path[i], sizeof(path[i]), "%s", strrchr(disk[i]->head->data_path, '/'));
+		rule[i] = hold_add(
+			(struct hold_rule){.kind = ENG_OP_FDATASYNC, .path = path[i], .most = 1});
+	}
+	shot_start(&s, "s", -1);
+	for (unsigned i = 0; i < 3; i++)
+		turn_until(hold_held(rule[i]) == 1);
+	for (unsigned i = 0; i < 3; i++)
+		flush[i] = ask_flush(i);
+	turn_for(20 * MS);
+	for (unsigned i = 3; i-- > 0;) { /* the last of the group first */
+		cr_expect_not(flush[i]->done, "disk %u", i);
+		hold_release(rule[i]);
+		cr_expect_eq(ask_end(flush[i]), 0, "disk %u", i);
+	}
+	must(shot_end(&s) == 0);
+	for (unsigned i = 0; i < 3; i++)
+		detach(i);
+	close_store();
+	finish();
+}

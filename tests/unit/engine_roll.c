@@ -193,7 +193,9 @@ Test(engine_roll, create_waits_for_a_roll)
 	while (!atomic_load(&roll_waits)) {
 		must(do_write(0, 10 + i, 2ull * i * BLOCK, BLOCK) == 0);
 		i++;
-		cr_assert_lt(i, 1500u);
+		cr_assert_lt(i, 5000u);
+		if (i > 150)
+			usleep(1000); /* a busy machine: the pool's turn */
 	}
 	must(shot_check("c", "s", 20 * SECOND, &s) == 0);
 	shot_launch(&s);

@@ -460,3 +460,79 @@ Test(engine_snapshot, failed_commit_poisons_the_catalog_and_the_next_open_decide
 	must(snapshot("t") == 0);
 	end(2);
 }
+
+/* JN-5: a create that would leave a write without a tag in the journal is refused, not the write. */
+Test(engine_snapshot, layers_that_cannot_be_hardened_stop_creates_before_the_journal_is_full)
+{
+	struct ask *stuck;
+	struct shot s;
+	unsigned n = 0;
+	int rule, r;
+
+	begin(1, 1 << 20);
+	attach(0, 0);
+	must(snapshot("first") == 0);
+	rule = hold_add((struct hold_rule){
+		.kind = ENG_OP_WRITE, .path = ".vmo", .sync = HOLD_PLAIN, .mine = true, .most = 1});
+	stuck = ask_write(0, 1, 0, BLOCK);
+	turn_until(hold_held(rule) == 1);
+	for (;; n++) {
+		char name[16];
+
+		cr_assert_lt(n, 200u, "never refused");
+		snprintf(name, sizeof(name), "s%u", n);
+		r = shot_check("c", name, 100 * MS, &s);
+		if (r < 0)
+			break;
+		shot_launch(&s);
+		cr_assert_eq(shot_end(&s), -ETIMEDOUT, "the write is still in flight");
+		cr_assert_eq(do_write(0, 2 + n, (2 + n) * BLOCK, BLOCK), 0, "in layer %u",
+			     disk[0]->nlayers);
+	}
+	sem_destroy(&s.go);
+	cr_expect_eq(r, -EBUSY, "%s", s.why.text);
+	cr_expect_eq(disk[0]->nlayers - 1, ENG_JOURNAL_LAYERS, "a tag each");
+	hold_release(rule);
+	must(ask_end(stuck) == 0);
+	for (n = 0; (r = shot_check("c", "last", 10 * SECOND, &s)) == -EBUSY; n++) {
+		cr_assert_lt(n, 100u, "nobody hardens them");
+		turn_for(20 * MS);
+	}
+	cr_assert_eq(r, 0);
+	shot_launch(&s);
+	cr_expect_eq(shot_end(&s), 0, "%s", s.why.text);
+	must(do_write(0, 1, BLOCK, BLOCK) == 0);
+	cr_expect(view_holds("last", 0, 1, 0, BLOCK));
+	for (unsigned i = 0; i < 14; i++)
+		cr_expect(view_holds("last", 0, 2 + i, (2 + i) * BLOCK, BLOCK), "write %u", i);
+	end(1);
+}
+
+/* CSN-14: a write that outlasts the snapshot counts with its age. */
+Test(engine_snapshot, longest_write_counts_those_still_in_flight)
+{
+	struct ask *slow;
+	struct shot s;
+	int rule;
+
+	begin(1, 1 << 20);
+	attach(0, 0);
+	must(do_write(0, 1, 0, BLOCK) == 0);
+	shot_start(&s, "s", ENG_SNAPSHOT_CUT);
+	turn_until(atomic_load(&s.phase) == ENG_SNAPSHOT_CUT);
+	rule = hold_add((struct hold_rule){
+		.kind = ENG_OP_WRITE, .path = ".vmo", .sync = HOLD_PLAIN, .mine = true, .most = 1});
+	slow = ask_write(0, 2, 0, BLOCK); /* to the new head */
+	turn_until(hold_held(rule) == 1);
+	turn_for(40 * MS);
+	must(do_write(0, 3, 2 * BLOCK, BLOCK) == 0); /* a fast one */
+	shot_go(&s);
+	must(shot_end(&s) == 0);
+	cr_expect_geq(s.times.max_write_latency_ns, 40 * MS);
+	cr_expect_lt(s.times.max_write_latency_ns, 10 * SECOND);
+	hold_release(rule);
+	must(ask_end(slow) == 0);
+	must(snapshot("t") == 0);
+	cr_expect_eq(atomic_load(&disk[0]->watch_since_ns), 0u);
+	end(1);
+}
