@@ -158,14 +158,16 @@ static void linger(struct nbd_conn *c)
 {
 	c->lingering = true;
 	c->linger_ns = srv_now_ns();
-	c->consume = consume_nothing;
 	shutdown(c->fd, SHUT_WR);
 	nbd_conn_pump(c);
 }
 
 void nbd_conn_drain(struct nbd_conn *c, enum nbd_phase phase)
 {
+	if (!c->draining && c->filling)
+		shutdown(c->fd, SHUT_RD); /* what was begun and not received is not waited for */
 	c->draining = true;
+	c->consume = consume_nothing;
 	if (phase == NBD_CUT || !c->export ||
 	    (c->lingering && srv_now_ns() - c->linger_ns > LINGER_NS))
 		nbd_conn_break(c);
@@ -296,7 +298,7 @@ static void run_turn(struct srv_worker *worker, struct srv_task *task)
 		nbd_conn_pump(c);
 	}
 	nbd_send_flush(c);
-	if (c->ended)
+	if (c->ended || c->draining)
 		drop_filling(c);
 	if (c->broken) {
 		if (!c->sending)

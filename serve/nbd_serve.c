@@ -291,7 +291,10 @@ void nbd_serve_filled(struct nbd_conn *c)
 	struct nbd_req *req = c->filling;
 
 	c->filling = NULL;
-	go(req); /* T2: from here on it is a write */
+	if (c->draining)
+		nbd_req_put(req); /* NB-50 */
+	else
+		go(req); /* T2: from here on it is a write */
 }
 
 /* --- out of the read buffer --- */
@@ -314,9 +317,8 @@ static uint32_t check(const struct nbd_conn *c, const struct nbd_request *w)
 		.structured = c->structured,
 		.contexts = c->nlenses > 0,
 	};
-	uint32_t error = nbd_request_check(w, &bounds);
 
-	return error || !c->draining || w->type == NBD_CMD_DISC ? error : NBD_ESHUTDOWN;
+	return nbd_request_check(w, &bounds);
 }
 
 /* Takes what the buffer has of the payload; whether that is all of it. */
