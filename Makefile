@@ -191,6 +191,7 @@ BUDGETS := \
 	api:30:300 \
 	cli:60:300 \
 	interop:60:300 \
+	serve:60:300 \
 	stress:60:3600 \
 	fault:60:1800 \
 	sim:60:3600 \
@@ -229,7 +230,7 @@ unit-%: FORCE
 
 # ---- checks beyond the tests ----------------------------------------------------------------------
 
-.PHONY: mutants fuzz check-static format bench bench-nbd demo
+.PHONY: mutants fuzz check-static format bench demo
 mutants: deps
 	$(Q)bash tests/mutants/run $(M)
 
@@ -277,13 +278,9 @@ $(B)/tidy/%: %.c $(HEADERS) .clang-tidy $(B)/inc/views
 format:
 	$(Q)clang-format -i $(ALL_SRCS) $(HEADERS)
 
-run_bench = VMIMG='$(abspath $(B))/vmimg' VMIMG_BUILD='$(abspath $(B))' bash bench/run
 bench: deps-bench
 	$(submake) all examples
-	$(Q)$(run_bench)
-bench-nbd: deps-bench
-	$(submake) all
-	$(Q)$(run_bench) nbd
+	$(Q)VMIMG='$(abspath $(B))/vmimg' VMIMG_BUILD='$(abspath $(B))' bash bench/run
 
 demo: deps
 	$(submake) all examples

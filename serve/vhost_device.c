@@ -369,10 +369,10 @@ static void run_turn(struct srv_worker *worker, struct srv_task *task)
 
 	(void)worker;
 	device->now_ns = srv_now_ns();
-	if (!device->closing)
-		check_memory(device);
 	if (!device->torn)
 		srv_vhost_queues_turn(device);
+	if (!device->closing)
+		check_memory(device);
 	if (device->wait && !device->closing) {
 		struct vmimg_error err = {0};
 		int r = device->wait(device, &err);
