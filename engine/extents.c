@@ -215,28 +215,30 @@ static bool look_ahead(struct walk *w, uint64_t block, uint64_t last)
 	return true;
 }
 
-/* The map does not know @block. 0: resumed when it does. */
-static int ask_indexes(struct walk *w, uint64_t block, uint64_t last)
+enum step { AGAIN, WAIT, END };
+
+/* The map does not know @block: the walk is resumed when it does. */
+static enum step ask_indexes(struct walk *w, uint64_t block, uint64_t last)
 {
 	struct eng_disk *disk = w->req->disk;
 	uint64_t region = block >> ENG_MAP_REGION_BITS, more = count_ready(w, block, last);
 
 	w->layers = malloc(disk->indexed * sizeof(struct eng_layer *));
-	if (!w->layers)
-		return -ENOMEM;
+	if (!w->layers) {
+		w->result = -ENOMEM;
+		return END;
+	}
 	for (uint32_t i = 0; i < disk->indexed; i++)
 		w->layers[i] = disk->layers[i];
 	w->nlayers = disk->indexed;
 	w->first = region << ENG_MAP_REGION_BITS;
 	w->last = (region + more) << ENG_MAP_REGION_BITS;
 	w->msg.run = msg_gap;
-	submit(w, task_gap);
-	return 0;
+	submit(w, task_gap); /* the walk is the task's from here on */
+	return WAIT;
 }
 
 /* --- the walk --- */
-
-enum step { AGAIN, WAIT, END };
 
 static enum step ask_base(struct walk *w, uint64_t len)
 {
@@ -268,8 +270,7 @@ static enum step step(struct walk *w, uint32_t *work)
 	if (block >= w->ready && !look_ahead(w, block, last)) {
 		if (w->count && !w->tasks)
 			return END;
-		w->result = ask_indexes(w, block, last);
-		return w->result < 0 ? END : WAIT;
+		return ask_indexes(w, block, last);
 	}
 	last = last < w->ready ? last : w->ready;
 	e = eng_map_get_state(disk->map, block, last - block, &count);

@@ -5,8 +5,8 @@
  *
  * A leaf is sparse (sorted 16-bit keys beside packed 64-bit values, 10 bytes a block, growing by a
  * quarter) until a dense one (a value for every block of the region) is within 16 bytes a block
- * (M2); it is uniform, one value, when its whole region was put at once (a discard of a large
- * disk). A value of 0 means absent, so that a key can be reserved, or an entry evicted, without
+ * (M2); it is uniform, one value, when its whole region was put or reserved at once (a discard of a
+ * large disk). A value of 0 means absent, so that a key can be reserved, or an entry evicted, without
  * moving anything. M1 and M3 are kept by write_values() and by never removing a key marked
  * VALUE_RESERVED. One thread: the disk's worker.
  */
@@ -127,6 +127,14 @@ static uint64_t nth_value(uint64_t first, uint32_t i)
 	return first == 0 || (first & VALUE_SLOT) == FMT_SLOT_NONE ? first : first + i;
 }
 
+/* The value of the @i-th block of a uniform leaf. */
+static uint64_t uniform_value(const struct leaf *leaf, uint32_t i)
+{
+	uint64_t mark = leaf->values[0] & VALUE_RESERVED;
+
+	return nth_value(leaf->values[0] & ~VALUE_RESERVED, i) | mark;
+}
+
 /*
  * Writes @count values of a run that starts with @first, over entries of the same or older layers
  * only (M1, T5). @consume: also clears the marks of reservation.
@@ -177,7 +185,7 @@ static struct leaf *leaf_grow(const struct leaf *old, uint32_t need)
 		leaf->cap = ENG_MAP_REGION;
 		if (old && is_uniform(old)) {
 			for (uint32_t i = 0; i < ENG_MAP_REGION; i++)
-				leaf->values[i] = nth_value(old->values[0], i);
+				leaf->values[i] = uniform_value(old, i);
 		}
 		for (uint32_t i = 0; old && i < old->used; i++)
 			leaf->values[leaf_keys(old)[i]] = old->values[i];
@@ -319,10 +327,13 @@ void eng_map_set_built(struct eng_map *map, uint64_t region)
  */
 static bool make_uniform(struct eng_map *map, uint64_t region, uint64_t first, bool consume)
 {
-	const struct leaf *old = leaf_of(map, region);
-	struct leaf *leaf;
-	uint32_t n = !old ? 0 : is_dense(old) ? ENG_MAP_REGION : is_uniform(old) ? 1 : old->used;
+	struct leaf *old = leaf_of(map, region), *leaf;
+	uint32_t n = !old ? 0 : is_dense(old) ? ENG_MAP_REGION : old->used;
 
+	if (old && is_uniform(old)) { /* in place: nothing can fail (M3) */
+		write_values(old->values, 1, first, consume);
+		return true;
+	}
 	for (uint32_t i = 0; i < n; i++) {
 		uint64_t value = old->values[i];
 
@@ -408,7 +419,7 @@ struct eng_map_entry eng_map_get_run(const struct eng_map *map, uint64_t block, 
 		max = (uint32_t)(map->blocks - block);
 	leaf = leaf_of(map, region);
 	if (!leaf || is_uniform(leaf)) {
-		first = leaf ? nth_value(leaf->values[0], key) : 0;
+		first = leaf ? uniform_value(leaf, key) & ~VALUE_RESERVED : 0;
 		n = max;
 	} else if (is_dense(leaf)) {
 		first = leaf->values[key] & ~VALUE_RESERVED;
@@ -498,6 +509,24 @@ uint64_t eng_map_count_built(const struct eng_map *map, uint64_t region, uint64_
 	return n;
 }
 
+/* The reservation of a whole region that has nothing yet, or is uniform already. */
+static bool reserve_uniform(struct eng_map *map, uint64_t region)
+{
+	struct leaf *leaf = leaf_of(map, region);
+
+	if (leaf && !is_uniform(leaf))
+		return false;
+	if (!leaf) {
+		leaf = calloc(1, leaf_size(UNIFORM));
+		if (!leaf)
+			return false;
+		leaf->cap = UNIFORM;
+		replace_leaf(map, region, leaf);
+	}
+	leaf->values[0] |= VALUE_RESERVED;
+	return true;
+}
+
 enum change { PUT, MERGE, RESERVE };
 
 static int change_region(struct eng_map *map, uint64_t block, uint32_t count, uint64_t first,
@@ -507,8 +536,9 @@ static int change_region(struct eng_map *map, uint64_t block, uint32_t count, ui
 	uint64_t *values;
 	int r;
 
-	if (count == ENG_MAP_REGION && change != RESERVE &&
-	    make_uniform(map, region, first, change == PUT))
+	if (count == ENG_MAP_REGION &&
+	    (change == RESERVE ? reserve_uniform(map, region)
+			       : make_uniform(map, region, first, change == PUT)))
 		return 0;
 	r = enter_keys(map, region, block & (ENG_MAP_REGION - 1), count, &values);
 	if (r < 0)
@@ -606,7 +636,7 @@ int eng_map_each(const struct eng_map *map, uint32_t layer,
 		n = is_sparse(leaf) ? leaf->used : ENG_MAP_REGION;
 		for (uint32_t i = 0; i < n; i++) {
 			uint64_t block = start + (is_sparse(leaf) ? leaf_keys(leaf)[i] : i);
-			uint64_t value = is_uniform(leaf) ? nth_value(leaf->values[0], i)
+			uint64_t value = is_uniform(leaf) ? uniform_value(leaf, i)
 							  : leaf->values[i];
 			int r = walk_value(&w, block, value);
 

@@ -4,7 +4,8 @@
  *
  * M1: nothing replaces an entry of a newer layer (T5): every put compares layer ordinals.
  * M2: memory follows what is written: at most 16 bytes a block once a region holds a few (16), and
- *     at most 1 MiB for an empty 1 TiB disk of 4 KiB blocks. A region put at once takes 40 bytes.
+ *     at most 1 MiB for an empty 1 TiB disk of 4 KiB blocks. A region put, or reserved, at once takes
+ *     40 bytes.
  * M3: a reserved block's put never fails.
  * One thread: the disk's worker (or whoever owns the disk while none is attached).
  */

@@ -229,6 +229,33 @@ Test(engine_map, a_region_put_at_once_takes_one_value)
 	eng_map_destroy(map);
 }
 
+/* M2, M3: nor is the room for it. */
+Test(engine_map, a_region_reserved_at_once_takes_one_value)
+{
+	struct eng_map *map = create(1ull << 28);
+	size_t empty = eng_map_memory(map);
+	uint32_t count;
+	uint64_t long_count;
+
+	cr_assert_eq(eng_map_reserve(map, 0, 1u << 28), 0);
+	cr_expect_leq(eng_map_memory(map) - empty, 4u << 20);
+	cr_expect_eq(eng_map_get_run(map, 5, 99999, &count).state, ENG_MAP_NONE);
+	cr_expect_eq(count, ENG_MAP_REGION - 5);
+	cr_expect_eq(eng_map_get_state(map, 5, UINT64_MAX, &long_count).state, ENG_MAP_NONE);
+	cr_expect_eq(long_count, (1u << 28) - 5);
+	eng_map_evict(map, 3, 9);
+	cr_assert_eq(eng_map_merge(map, ENG_MAP_REGION, ENG_MAP_REGION, data(1, 50)), 0);
+	cr_expect(same(eng_map_get(map, ENG_MAP_REGION + 7), data(1, 57)));
+	expect_no_growth(map, 0, ENG_MAP_REGION);
+	expect_no_growth(map, ENG_MAP_REGION, ENG_MAP_REGION);
+	expect_no_growth(map, 3 * ENG_MAP_REGION, ENG_MAP_REGION);
+	cr_assert_eq(eng_map_merge(map, 2 * ENG_MAP_REGION + 9, 2, data(1, 3)), 0);
+	cr_expect_eq(eng_map_get(map, 2 * ENG_MAP_REGION + 8).state, ENG_MAP_NONE);
+	cr_assert_eq(eng_map_put(map, 2 * ENG_MAP_REGION, ENG_MAP_REGION, data(9, 0)), 0);
+	cr_expect(same(eng_map_get(map, 2 * ENG_MAP_REGION + 10), data(9, 10)));
+	eng_map_destroy(map);
+}
+
 /* M3: a build of the whole region does not take a reserved block's place away. */
 Test(engine_map, a_uniform_build_keeps_reservations)
 {
