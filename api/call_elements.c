@@ -52,11 +52,25 @@ static int64_t answer_made(struct api_call *call, int64_t code, enum vmimg_kind 
 
 /* --- virtual machines --- */
 
+static const struct api_blame about_vm[] = {{": guest agent", 1}, {"", 0}, {NULL, 0}};
+
 static int64_t define_vm(struct api_call *call)
 {
-	int64_t code = vmimg_vm_create(call->svc, api_call_text(call, 0), &call->error);
+	const struct vmimg_vm_spec spec = {
+		.size_of = sizeof(spec),
+		.guest_agent = api_call_text(call, 1),
+	};
+	int64_t code = vmimg_vm_create_with(call->svc, api_call_text(call, 0), &spec, &call->error);
 
-	return answer_made(call, blame_name(call, code), VMIMG_KIND_VM);
+	return answer_made(call, api_call_blame_words(call, code, about_vm), VMIMG_KIND_VM);
+}
+
+static int64_t set_guest_agent(struct api_call *call)
+{
+	int64_t code = vmimg_vm_set_guest_agent(call->svc, api_call_text(call, 0),
+						api_call_text(call, 1), &call->error);
+
+	return answer_made(call, api_call_blame_words(call, code, about_vm), VMIMG_KIND_VM);
 }
 
 static int64_t destroy_vm(struct api_call *call)
@@ -246,7 +260,8 @@ static int64_t version(struct api_call *call)
 }
 
 const struct api_method api_element_methods[] = {
-	{"DefineVirtualMachine", define_vm, {TEXT("Name", true)}},
+	{"DefineVirtualMachine", define_vm, {TEXT("Name", true), TEXT("GuestAgent", false)}},
+	{"SetGuestAgent", set_guest_agent, {TEXT("VirtualMachine", true), TEXT("GuestAgent", true)}},
 	{"DestroyVirtualMachine", destroy_vm, {TEXT("VirtualMachine", true)}},
 	{"CreateDisk",
 	 create_disk,

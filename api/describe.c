@@ -74,18 +74,25 @@ static int vm_document(struct vmimg_service *svc, const void *row, json_t **ret)
 {
 	const struct cat_vm *vm = row;
 	struct cat_disk *disks = NULL;
+	struct cat_freeze *freezes = NULL;
 	json_t *names;
-	size_t count = 0;
-	int r = eng_catalog_list_disks(svc->store->catalog, &vm->id, &disks, &count);
+	size_t count = 0, frozen = 0;
+	int r = eng_catalog_list_freezes(svc->store->catalog, &vm->id, &freezes, &frozen);
 
+	free(freezes);
+	if (r == 0)
+		r = eng_catalog_list_disks(svc->store->catalog, &vm->id, &disks, &count);
 	if (r < 0)
 		return r;
 	names = json_array();
 	for (size_t i = 0; i < count; i++)
 		json_array_append_new(names, json_string(disks[i].name));
 	free(disks);
-	*ret = json_pack("{s:s, s:o, s:o, s:o}", "name", vm->name, "id", api_json_id(&vm->id),
-			 "created", api_json_time(vm->created_ns), "disks", names);
+	*ret = json_pack("{s:s, s:o, s:o, s:o, s:o, s:b}", "name", vm->name, "id",
+			 api_json_id(&vm->id), "created", api_json_time(vm->created_ns), "disks",
+			 names, "guest_agent",
+			 vm->guest_agent[0] ? api_json_path(vm->guest_agent) : json_null(),
+			 "thaw_pending", frozen > 0);
 	return 0;
 }
 
@@ -207,13 +214,14 @@ static json_t *snapshot_facts(const struct cat_snapshot *snap)
 				snap->guest_backup_type, "created", api_json_time(snap->created_ns),
 				"state", "complete", "disks", (json_int_t)snap->disks, "skipped",
 				(json_int_t)snap->skipped);
-	json_t *times = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "cut_ns",
+	json_t *times = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "cut_ns",
 				  (json_int_t)snap->cut_ns, "prepare_ns",
 				  (json_int_t)snap->prepare_ns, "drain_ns",
 				  (json_int_t)snap->drain_ns, "harden_ns",
 				  (json_int_t)snap->harden_ns, "total_ns",
 				  (json_int_t)snap->total_ns, "max_write_latency_ns",
-				  (json_int_t)snap->max_write_latency_ns);
+				  (json_int_t)snap->max_write_latency_ns, "freeze_ns",
+				  (json_int_t)snap->freeze_ns);
 
 	json_object_set_new(doc, "cut_time", api_json_time(snap->cut_wall_ns));
 	json_object_update(doc, times);
@@ -221,24 +229,44 @@ static json_t *snapshot_facts(const struct cat_snapshot *snap)
 	return doc;
 }
 
+/* QU-3 */
+static json_t *snapshot_guest(const struct cat_snapshot_guest *row)
+{
+	return json_pack("{s:s, s:b, s:I, s:I, s:o}", "vm", row->vm_name, "frozen",
+			 (int)row->frozen, "frozen_ns", (json_int_t)row->frozen_ns, "filesystems",
+			 (json_int_t)row->filesystems, "error",
+			 row->error[0] ? api_json_path(row->error) : json_null());
+}
+
 static int snapshot_document(struct vmimg_service *svc, const void *row, json_t **ret)
 {
 	const struct cat_snapshot *snap = row;
 	struct cat_snapshot_disk *disks = NULL;
-	json_t *doc, *members;
-	size_t count = 0;
+	struct cat_snapshot_guest *guests = NULL;
+	json_t *doc, *members, *frozen;
+	size_t count = 0, nguests = 0;
 	int r;
 
 	if (snap->state != CAT_SNAPSHOT_COMPLETE)
 		return -ENOENT;
-	r = eng_catalog_list_snapshot_disks(svc->store->catalog, &snap->id, &disks, &count);
+	r = eng_catalog_list_snapshot_guests(svc->store->catalog, &snap->id, &guests, &nguests);
 	if (r < 0)
 		return r;
+	frozen = json_array();
+	for (size_t i = 0; i < nguests; i++)
+		json_array_append_new(frozen, snapshot_guest(&guests[i]));
+	free(guests);
+	r = eng_catalog_list_snapshot_disks(svc->store->catalog, &snap->id, &disks, &count);
+	if (r < 0) {
+		json_decref(frozen);
+		return r;
+	}
 	members = json_array();
 	for (size_t i = 0; i < count; i++)
 		json_array_append_new(members, snapshot_member(svc, &disks[i]));
 	free(disks);
 	doc = snapshot_facts(snap);
+	json_object_set_new(doc, "guests", frozen);
 	json_object_set_new(doc, "members", members);
 	*ret = doc;
 	return 0;

@@ -12,6 +12,8 @@
 #include "api/service.h"
 #include "engine/snapshot.h"
 
+struct api_quiesce;
+
 struct vmimg_job {
 	struct eng_io *io;
 	struct eng_thread *thread; /* of a create; joined by api_jobs_reap() */
@@ -25,11 +27,12 @@ struct vmimg_job {
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t ended;
 	struct cat_job row;
-	struct eng_snapshot *snap; /* while it can be cancelled or the like */
-	bool decided;              /* the cut has happened, or will not */
-	uint16_t requested;        /* enum vmimg_requested_state that won, or 0 */
-	uint64_t elapsed_ns;       /* final */
-	int fd;                    /* eventfd, or -1: nobody asked */
+	struct eng_snapshot *snap;   /* while it can be cancelled or the like */
+	struct api_quiesce *quiesce; /* or NULL; the thread's */
+	bool decided;                /* the cut has happened, or will not */
+	uint16_t requested;          /* enum vmimg_requested_state that won, or 0 */
+	uint64_t elapsed_ns;         /* final */
+	int fd;                      /* eventfd, or -1: nobody asked */
 	struct vmimg_ref affected;
 };
 

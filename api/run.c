@@ -13,7 +13,7 @@
 
 #include "api/describe.h"
 #include "api/event.h"
-#include "api/job.h"
+#include "api/quiesce.h"
 
 #define PRUNE_EVERY_NS (60ull * 1000000000)
 
@@ -34,6 +34,7 @@ static void on_phase(void *arg, int phase)
 
 	switch (phase) {
 	case ENG_SNAPSHOT_PREPARING: set_status(job, 5, "preparing overlays"); break;
+	case ENG_SNAPSHOT_FREEZING: set_status(job, 60, "freezing guests"); break;
 	case ENG_SNAPSHOT_CUT:
 		pthread_mutex_lock(&job->lock);
 		job->decided = true;
@@ -159,8 +160,17 @@ static void run(void *arg)
 	struct eng_snapshot_times times;
 	struct fmt_error why = {""};
 
+	int r = 0;
+
 	on_phase(job, ENG_SNAPSHOT_PREPARING);
-	finish(job, eng_snapshot_run(job->snap, on_phase, job, &why, &times), &why);
+	if (job->quiesce)
+		r = api_quiesce_start(job->quiesce, job->snap, &why);
+	if (r == 0)
+		r = eng_snapshot_run(job->snap, on_phase, job, &why, &times);
+	if (job->quiesce)
+		api_quiesce_end(job->quiesce, r == 0);
+	api_quiesce_destroy(job->svc, job->quiesce);
+	finish(job, r, &why);
 }
 
 int api_job_start_locked(struct vmimg_job *job)

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "api/event.h"
-#include "api/job.h"
+#include "api/quiesce.h"
 
 #define THREADS_MAX 64u
 
@@ -57,6 +57,32 @@ static int read_options(const struct vmimg_options *options, struct vmimg_error 
 	return 0;
 }
 
+static void free_words(char **words)
+{
+	for (size_t i = 0; words && words[i]; i++)
+		free(words[i]);
+	free(words);
+}
+
+/* The caller's words may go after the call. */
+static char **copy_words(const char *const *words)
+{
+	size_t n = 0;
+	char **copy;
+
+	while (words[n])
+		n++;
+	copy = calloc(n + 1, sizeof(*copy));
+	for (size_t i = 0; copy && i < n; i++) {
+		copy[i] = strdup(words[i]);
+		if (!copy[i]) {
+			free_words(copy);
+			copy = NULL;
+		}
+	}
+	return copy;
+}
+
 static struct vmimg_service *service_create(void)
 {
 	struct vmimg_service *svc = calloc(1, sizeof(*svc));
@@ -74,6 +100,7 @@ static void service_destroy(struct vmimg_service *svc)
 		return;
 	api_events_destroy(svc->events);
 	eng_io_destroy(svc->io);
+	free_words(svc->lease_argv);
 	pthread_cond_destroy(&svc->create_ended);
 	pthread_mutex_destroy(&svc->lock);
 	free(svc);
@@ -82,6 +109,7 @@ static void service_destroy(struct vmimg_service *svc)
 int vmimg_open(const char *dir, const struct vmimg_options *options, struct vmimg_error *err,
 	       struct vmimg_service **ret)
 {
+	static const char *const default_lease[] = {"vmimg", "lease", NULL};
 	struct vmimg_service *svc = NULL;
 	struct fmt_error why = {""};
 	struct vmimg_options o;
@@ -94,6 +122,11 @@ int vmimg_open(const char *dir, const struct vmimg_options *options, struct vmim
 		return r;
 	svc = service_create();
 	r = svc ? eng_io_posix_create(&svc->io) : -ENOMEM;
+	if (r == 0) {
+		svc->lease_argv = copy_words(o.lease_argv && o.lease_argv[0] ? o.lease_argv
+									     : default_lease);
+		r = svc->lease_argv ? 0 : -ENOMEM;
+	}
 	if (r == 0) {
 		const struct eng_store_options how = {
 			.buffered = o.buffered,
@@ -119,6 +152,7 @@ int vmimg_open(const char *dir, const struct vmimg_options *options, struct vmim
 		goto out;
 	}
 	api_jobs_prune(svc);
+	api_thaw_recorded(svc);
 	*ret = svc;
 	svc = NULL;
 out:
@@ -135,6 +169,9 @@ int vmimg_close(struct vmimg_service *svc)
 	if (atomic_load(&svc->queues) || api_events_wanted(svc->events))
 		return -EBUSY;
 	api_jobs_finish(svc);
+	api_callbacks_finish(svc);
+	api_thaw_finish(svc);
+	api_leases_finish(svc);
 	api_events_stop(svc->events);
 	r = eng_store_close(svc->store);
 	if (r == -EBUSY)

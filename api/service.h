@@ -19,10 +19,16 @@
 #include "api/vmimg.h"
 #include "engine/store.h"
 
+struct api_callback;
+struct api_guest_ops;
+struct api_orphan;
+struct api_thaw_batch;
+
 struct vmimg_service {
 	struct eng_io *io;
 	struct eng_store *store;
 	_Atomic unsigned queues;
+	char **lease_argv; /* NULL-ended, ours */
 
 	struct api_events *events;
 
@@ -31,6 +37,14 @@ struct vmimg_service {
 	struct vmimg_job *jobs;     /* that run or somebody refers to */
 	struct vmimg_job *finished; /* ended, thread to be joined; a reference each */
 	uint64_t pruned_ns;         /* when old job rows were removed last */
+
+	struct api_guest_ops *guest_ops; /* callback.c */
+	struct api_callback *callbacks;
+	struct eng_thread *thaw_thread; /* thaw.c; NULL: not needed so far */
+	struct api_orphan *orphans;     /* lease_client.c */
+	int thaw_bell;
+	bool thaw_stop;
+	struct api_thaw_batch *thaw_new, *thaw_now;
 };
 
 /* --- errors (error.c) --- */

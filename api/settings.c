@@ -36,6 +36,7 @@ static const struct setting {
 	{"Synchronous", BOOLEAN, offsetof(struct api_settings, synchronous), 0, 0},
 	{"Timeout", NUMBER, offsetof(struct api_settings, timeout_ms), 1, 3600000},
 	{"MaxStall", NUMBER, offsetof(struct api_settings, max_stall_ms), 0, 3600000},
+	{"FallbackToCrash", BOOLEAN, offsetof(struct api_settings, fallback_to_crash), 0, 0},
 };
 
 static const struct setting *find(const char *name)
@@ -83,7 +84,7 @@ static int read_setting(const char *name, const json_t *value, struct fmt_error 
 			err, -EINVAL,
 			"settings: '%.64s' is unknown, expected ConsistencyLevel, "
 			"IgnoreNonSnapshottableDisks, GuestBackupType, ElementName, Synchronous, "
-			"Timeout or MaxStall",
+			"Timeout, MaxStall or FallbackToCrash",
 			name);
 	field = (char *)ret + s->offset;
 	switch (s->type) {

@@ -15,7 +15,7 @@ struct api_settings {
 	uint64_t consistency;              /* enum vmimg_consistency */
 	uint64_t guest_backup_type;        /* 0 undefined, 1 full, 2 copy */
 	uint64_t timeout_ms, max_stall_ms; /* max_stall 0: none */
-	bool ignore_non_snapshottable, synchronous;
+	bool ignore_non_snapshottable, synchronous, fallback_to_crash;
 	char element_name[CAT_TEXT_MAX]; /* "": as the name */
 };
 

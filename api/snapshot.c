@@ -9,14 +9,15 @@
 #include <string.h>
 #include <time.h>
 
-#include "api/job.h"
-#include "api/settings.h"
+#include "api/quiesce.h"
 
-#define NS_PER_MS 1000000ull
+#define NS_PER_MS     1000000ull
+#define FREEZE_MAX_NS (10000 * NS_PER_MS) /* QU-9 */
 
 struct request {
 	struct eng_snapshot_spec spec;
 	bool synchronous;
+	struct api_quiesce *quiesce; /* level 1; else NULL */
 };
 
 static struct eng_catalog *catalog_of(const struct vmimg_service *svc)
@@ -146,6 +147,22 @@ static void fill_job(struct vmimg_service *svc, const struct eng_snapshot_spec *
 	ret->started_ns = ret->submitted_ns;
 }
 
+static uint32_t add_quiesce(struct vmimg_service *svc, const struct api_settings *s,
+			    struct vmimg_error *err, struct request *req)
+{
+	struct eng_snapshot_spec *spec = &req->spec;
+	int r;
+
+	if (!spec->max_stall_ns)
+		spec->max_stall_ns = FREEZE_MAX_NS;
+	r = api_quiesce_create(svc, spec, s->fallback_to_crash, &req->quiesce);
+	if (r < 0)
+		return api_answer(err, VMIMG_INVALID_STATE, "collection %s: %s",
+				  spec->collection.name, strerror(-r));
+	spec->guests = api_quiesce_hooks(req->quiesce);
+	return 0;
+}
+
 static uint32_t read_request(struct vmimg_service *svc, const char *collection,
 			     const char *settings, uint16_t type, const char *wanted,
 			     struct vmimg_error *err, struct request *ret)
@@ -162,10 +179,6 @@ static uint32_t read_request(struct vmimg_service *svc, const char *collection,
 		return code;
 	if (api_settings_read(settings, &why, &s) < 0)
 		return api_answer(err, VMIMG_INVALID_PARAMETER, "%s", why.text);
-	if (s.consistency == VMIMG_CONSISTENCY_APPLICATION)
-		return api_answer(
-			err, VMIMG_NOT_SUPPORTED,
-			"ConsistencyLevel 1 (Application): no guest agent; expected 2 (Crash)");
 	code = check_type(type, err);
 	if (code == 0)
 		code = check_name(svc, collection, wanted, poisoned, err, spec->name);
@@ -177,22 +190,26 @@ static uint32_t read_request(struct vmimg_service *svc, const char *collection,
 	snprintf(spec->element_name, sizeof(spec->element_name), "%s",
 		 s.element_name[0] ? s.element_name : spec->name);
 	spec->type = type;
-	spec->consistency = VMIMG_CONSISTENCY_CRASH;
+	spec->consistency = s.consistency == VMIMG_CONSISTENCY_APPLICATION
+				    ? VMIMG_CONSISTENCY_APPLICATION
+				    : VMIMG_CONSISTENCY_CRASH;
 	spec->guest_backup_type = (uint8_t)s.guest_backup_type;
 	spec->ignore_independent = s.ignore_non_snapshottable;
 	spec->timeout_ns = s.timeout_ms * NS_PER_MS;
 	spec->max_stall_ns = s.max_stall_ms * NS_PER_MS;
 	fill_job(svc, spec, &spec->job);
 	ret->synchronous = s.synchronous;
-	return 0;
+	return spec->consistency == VMIMG_CONSISTENCY_APPLICATION ? add_quiesce(svc, &s, err, ret)
+								  : 0;
 }
 
-/* --- checks 8 to 11: the members --- */
+/* --- checks 8 to 12: the members --- */
 
-static uint32_t check_members_locked(struct vmimg_service *svc,
-				     const struct eng_snapshot_spec *spec, struct vmimg_error *err,
-				     struct eng_snapshot **ret)
+static uint32_t check_members_locked(struct vmimg_service *svc, const struct request *req,
+				     struct vmimg_error *err, struct eng_snapshot **ret)
 {
+	const struct eng_snapshot_spec *spec = &req->spec;
+	struct eng_snapshot *snap = NULL;
 	struct fmt_error why = {""};
 	int r;
 
@@ -200,10 +217,19 @@ static uint32_t check_members_locked(struct vmimg_service *svc,
 		return api_answer(err, VMIMG_INVALID_STATE,
 				  "collection %s: another snapshot of it is being created",
 				  spec->collection.name);
-	r = eng_snapshot_check(svc->store, spec, &why, ret);
-	if (r == 0)
+	r = eng_snapshot_check(svc->store, spec, &why, &snap);
+	if (r < 0)
+		return api_answer_why(err,
+				      r == -EEXIST ? VMIMG_INVALID_PARAMETER : VMIMG_INVALID_STATE,
+				      r, &why, spec->collection.name);
+	if (req->quiesce)
+		r = api_quiesce_find_locked(req->quiesce, &spec->collection.id, &why);
+	if (r == 0) {
+		*ret = snap;
 		return 0;
-	return api_answer_why(err, r == -EEXIST ? VMIMG_INVALID_PARAMETER : VMIMG_INVALID_STATE, r,
+	}
+	eng_snapshot_destroy(snap);
+	return api_answer_why(err, r == -EOPNOTSUPP ? VMIMG_NOT_SUPPORTED : VMIMG_INVALID_STATE, r,
 			      &why, spec->collection.name);
 }
 
@@ -218,9 +244,10 @@ uint32_t vmimg_check_snapshot(struct vmimg_service *svc, const char *collection,
 	if (code)
 		return code;
 	pthread_mutex_lock(&svc->lock);
-	code = check_members_locked(svc, &req.spec, err, &snap);
+	code = check_members_locked(svc, &req, err, &snap);
 	eng_snapshot_destroy(snap);
 	pthread_mutex_unlock(&svc->lock);
+	api_quiesce_destroy(svc, req.quiesce);
 	return code;
 }
 
@@ -245,12 +272,12 @@ static void remove_running(struct vmimg_service *svc, const struct cat_job *row)
 }
 
 /* The row is durable before anyone hears of the job (JB-9). */
-static int start_job_locked(struct vmimg_service *svc, const struct eng_snapshot_spec *spec,
+static int start_job_locked(struct vmimg_service *svc, const struct request *req,
 			    struct eng_snapshot *snap, struct fmt_error *why,
 			    struct vmimg_job **ret)
 {
 	struct vmimg_job *job = NULL;
-	struct cat_job row = spec->job;
+	struct cat_job row = req->spec.job;
 	int r;
 
 	row.state = VMIMG_JOB_RUNNING;
@@ -266,6 +293,7 @@ static int start_job_locked(struct vmimg_service *svc, const struct eng_snapshot
 	if (r < 0)
 		goto fail;
 	job->snap = snap;
+	job->quiesce = req->quiesce;
 	r = api_job_start_locked(job);
 	if (r < 0) {
 		remove_running(svc, &row);
@@ -288,11 +316,11 @@ static uint32_t start(struct vmimg_service *svc, const struct request *req, stru
 	int r;
 
 	pthread_mutex_lock(&svc->lock);
-	code = check_members_locked(svc, &req->spec, err, &snap);
+	code = check_members_locked(svc, req, err, &snap);
 	if (code)
 		goto out;
 	code = VMIMG_JOB_STARTED;
-	r = start_job_locked(svc, &req->spec, snap, &why, ret);
+	r = start_job_locked(svc, req, snap, &why, ret);
 	if (r < 0) {
 		eng_snapshot_destroy(snap);
 		code = api_answer_why(err, VMIMG_INVALID_STATE, r, &why, req->spec.job.name);
@@ -336,8 +364,10 @@ uint32_t vmimg_create_snapshot(struct vmimg_service *svc, const char *collection
 	api_jobs_reap(svc);
 	api_jobs_prune(svc);
 	code = start(svc, &req, err, &started);
-	if (code != VMIMG_JOB_STARTED)
+	if (code != VMIMG_JOB_STARTED) {
+		api_quiesce_destroy(svc, req.quiesce);
 		return code;
+	}
 	if (req.synchronous)
 		code = wait_for_end(started, result, err);
 	if (job)

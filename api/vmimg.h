@@ -122,6 +122,40 @@ VMIMG_API int vmimg_vm_create(struct vmimg_service *svc, const char *vm, struct 
 /* -EBUSY: a disk is attached, or the VM is a member of a collection; -ENOTEMPTY: it has disks. */
 VMIMG_API int vmimg_vm_delete(struct vmimg_service *svc, const char *vm, struct vmimg_error *err);
 
+struct vmimg_vm_spec {
+	uint32_t size_of;        /* sizeof(struct vmimg_vm_spec) */
+	const char *guest_agent; /* see vmimg_vm_set_guest_agent(); NULL or "": none */
+};
+/* @spec: NULL is fine. -EINVAL, -EEXIST. */
+VMIMG_API int vmimg_vm_create_with(struct vmimg_service *svc, const char *vm,
+				   const struct vmimg_vm_spec *spec, struct vmimg_error *err);
+/*
+ * The Unix socket of the VM's QEMU guest agent, an absolute path of 2 to 107 bytes, or NULL or "": none.
+ * Application consistency freezes the VM through it (spec/quiesce.md). A thaw that still waits for
+ * an agent at another socket is given up: who calls this answers for that guest. Any thread.
+ */
+VMIMG_API int vmimg_vm_set_guest_agent(struct vmimg_service *svc, const char *vm,
+				       const char *socket, struct vmimg_error *err);
+
+/*
+ * A guest that the embedder freezes itself. Both calls come on threads of the library, those of
+ * different guests at the same time (QU-23, QU-24).
+ * @freeze: 0 when the guest is frozen, else a negative errno; done by @deadline_ns (CLOCK_MONOTONIC).
+ * @thaw: 0 when it is thawed, also when it was not frozen; else called again. It may come while
+ * freeze still runs, when that is late.
+ */
+struct vmimg_guest_ops {
+	int (*freeze)(void *arg, uint64_t deadline_ns);
+	int (*thaw)(void *arg);
+};
+/*
+ * Freezes @vm by @ops (copied), @arg being theirs, instead of by its agent, until the service is
+ * closed. @ops NULL: no more. -EBUSY while a create uses the present ones, or a call of them runs.
+ */
+VMIMG_API int vmimg_vm_set_guest(struct vmimg_service *svc, const char *vm,
+				 const struct vmimg_guest_ops *ops, void *arg,
+				 struct vmimg_error *err);
+
 struct vmimg_disk_spec {
 	uint32_t size_of;   /* sizeof(struct vmimg_disk_spec) */
 	uint64_t size;      /* bytes, multiple of 512; 0 with @from: the image's */
@@ -171,7 +205,7 @@ struct vmimg_job;
 /*
  * CreateSnapshot: every disk of every VM in @collection at one instant (spec/api.md CSN-*).
  * @settings: JSON object or NULL (or ""): ConsistencyLevel, IgnoreNonSnapshottableDisks,
- * GuestBackupType, ElementName, Synchronous, Timeout (ms to the cut), MaxStall (ms).
+ * GuestBackupType, ElementName, Synchronous, Timeout (ms to the cut), MaxStall (ms), FallbackToCrash.
  * @type: VMIMG_SNAPSHOT_STANDARD or _RECOVERY.
  * @result: in, NULL or .name = the wanted name ("" = made, "COLLECTION@NAME" or "NAME"); out, set
  * with 0, else by the job's affected element.
@@ -479,6 +513,14 @@ struct vmimg_convert {
  */
 VMIMG_API int vmimg_image_convert(const char *src, const char *dst, const struct vmimg_convert *how,
 				  struct vmimg_error *err);
+
+/* --- the lease on frozen guests (spec/quiesce.md 4) --- */
+/*
+ * The program that options.lease_argv names calls this with 0, as the first and last thing it does. @fd:
+ * the socket to the service, taken. It returns when every guest is thawed or given up: 0, or a
+ * negative errno, -EINVAL when @fd is no such socket. It takes over signals and the working directory.
+ */
+VMIMG_API int vmimg_lease_run(int fd);
 
 /* --- check (fsck): read-only --- */
 enum vmimg_check_result {

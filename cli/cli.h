@@ -31,13 +31,14 @@ struct cli {
 	bool help;                   /* --help was given, wherever */
 	int progress_fd;             /* --progress, or -1 */
 	bool no_progress;
+	char exe[4096];           /* this program; "": not known */
 	uint64_t lock_timeout_ns; /* how long to wait for a store that another process has */
 };
 
 struct cli_verb {
-	const char *name; /* "disk create"; NULL ends a table */
-	const char *args; /* of the usage line */
-	const char *summary;
+	const char *name;    /* "disk create"; NULL ends a table */
+	const char *args;    /* of the usage line */
+	const char *summary; /* NULL: not listed */
 	unsigned min_args, max_args;
 	int (*run)(struct cli *cli, int argc, char **argv);
 	int usage_status; /* 0: CLI_USAGE */
@@ -53,6 +54,7 @@ extern const struct cli_verb cli_tree_verbs[];
 extern const struct cli_verb cli_check_verbs[];
 extern const struct cli_verb cli_bench_verbs[];
 extern const struct cli_verb cli_events_verbs[];
+extern const struct cli_verb cli_lease_verbs[];
 extern const struct cli_verb cli_serve_verbs[];
 
 /* --- store.c: an idle store, for verbs that work on its disks; session.h has the others' --- */
@@ -63,6 +65,13 @@ extern const struct cli_verb cli_serve_verbs[];
 int cli_open(struct cli *cli, const struct vmimg_options *options, struct vmimg_service **ret);
 /* After -EBUSY at a try begun at @start_ns: whether to try again, after a pause. */
 bool cli_wait_for_lock(struct cli *cli, uint64_t start_ns);
+/* What vmimg_open() is told: @options, or the defaults, and @cli's own program as the lease. */
+struct cli_open_options {
+	struct vmimg_options options;
+	const char *lease[3];
+};
+void cli_fill_options(const struct cli *cli, const struct vmimg_options *options,
+		      struct cli_open_options *ret);
 /* Closes and returns @status, or CLI_FAILURE when closing failed. NULL is fine. */
 int cli_close(struct cli *cli, struct vmimg_service *svc, int status);
 

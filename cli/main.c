@@ -11,11 +11,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct cli_verb *const families[] = {
 	cli_image_verbs,      cli_check_verbs,    cli_vm_verbs,     cli_disk_verbs,
 	cli_collection_verbs, cli_snapshot_verbs, cli_job_verbs,    cli_tree_verbs,
-	cli_bench_verbs,      cli_serve_verbs,    cli_events_verbs,
+	cli_bench_verbs,      cli_serve_verbs,    cli_events_verbs, cli_lease_verbs,
 };
 #define FAMILIES (sizeof(families) / sizeof(families[0]))
 
@@ -59,6 +60,8 @@ static int print_verbs(struct cli *cli, const char *group)
 		for (const struct cli_verb *v = families[f]; v->name; v++) {
 			char line[160];
 
+			if (!v->summary)
+				continue;
 			if (group && (strncmp(v->name, group, len) != 0 || v->name[len] != ' '))
 				continue;
 			snprintf(line, sizeof(line), "%s %s", v->name, v->args);
@@ -81,12 +84,15 @@ int main(int argc, char **argv)
 		.lock_timeout_ns = 5 * 1000000000ull,
 	};
 	const char *word;
+	ssize_t len;
 	int i;
 
 	setlocale(LC_CTYPE, "");
 	signal(SIGPIPE, SIG_IGN); /* a closed pipe is a failed write, not a kill */
 	if (cli.store && !*cli.store)
 		cli.store = NULL;
+	len = readlink("/proc/self/exe", cli.exe, sizeof(cli.exe) - 1);
+	cli.exe[len > 0 ? len : 0] = 0;
 	i = cli_parse_global(&cli, argc, argv, 1);
 	if (i == argc && cli.help)
 		return print_verbs(&cli, NULL);

@@ -276,7 +276,7 @@ void cli_print_global_options(void)
 static void print_help(const struct cli *cli, const struct cli_option *options)
 {
 	printf("Usage: vmimg %s%s%s\n%s.\n", cli->verb->name, *cli->verb->args ? " " : "",
-	       cli->verb->args, cli->verb->summary);
+	       cli->verb->args, cli->verb->summary ? cli->verb->summary : "Not for people");
 	if (options && options->name)
 		printf("\nOptions:\n");
 	for (; options && options->name; options++)

@@ -66,6 +66,7 @@ static int run_serve(struct cli *cli, int argc, char **argv)
 		{"log", 0, CLI_CHOICE, &log, "text|json", "form of the log's lines"},
 		{0},
 	};
+	struct cli_open_options open_options;
 	struct vmimg_error err = {0};
 	int r;
 
@@ -83,6 +84,8 @@ static int run_serve(struct cli *cli, int argc, char **argv)
 	o.handshake_timeout_s = parse_u32(cli, "--handshake-timeout", handshake);
 	o.log_json = !strcmp(log, "json");
 	o.tls_required = !strcmp(tls, "require");
+	cli_fill_options(cli, NULL, &open_options);
+	o.open = open_options.options;
 	o.open.standby = standby;
 	o.open.buffered = buffered;
 	r = serve_run(&o, &err);

@@ -220,11 +220,13 @@ int cli_begin_quietly(struct cli *cli, const struct vmimg_options *options, stru
 		      struct cli_session **ret)
 {
 	struct vmimg_service *svc = NULL;
+	struct cli_open_options o;
 	uint64_t start = cli_now_ns();
 	int r;
 
+	cli_fill_options(cli, options, &o);
 	do {
-		r = vmimg_open(cli->store, options, err, &svc);
+		r = vmimg_open(cli->store, &o.options, err, &svc);
 		if (r == -EBUSY && cli_begin_served(cli, ret) == 0)
 			return 0;
 	} while (r == -EBUSY && cli_wait_for_lock(cli, start));

@@ -130,9 +130,9 @@ static json_t *job_document(const json_t *job)
 static json_t *created_document(const json_t *job, const json_t *snapshot)
 {
 	static const char *const members[] = {
-		"disks",       "skipped",   "cut_ns",   "prepare_ns",
-		"drain_ns",    "harden_ns", "total_ns", "max_write_latency_ns",
-		"consistency", "created",
+		"disks",       "skipped",   "cut_ns",    "prepare_ns",
+		"drain_ns",    "harden_ns", "total_ns",  "max_write_latency_ns",
+		"consistency", "created",   "freeze_ns", "guests",
 	};
 	json_t *answer = json_object();
 
@@ -156,6 +156,30 @@ static void print_time(const json_t *document, const char *title, const char *ke
 		       cli_duration_text(buf, (uint64_t)json_integer_value(value)));
 }
 
+/* Whom the cut found frozen, and who was not and why. */
+static void print_guests(const json_t *snapshot)
+{
+	const json_t *guest;
+	size_t i;
+
+	if (json_array_size(json_object_get(snapshot, "guests")))
+		print_time(snapshot, "freeze", "freeze_ns");
+	json_array_foreach (json_object_get(snapshot, "guests"), i, guest) {
+		const char *vm = json_string_value(json_object_get(guest, "vm"));
+		const char *error = json_string_value(json_object_get(guest, "error"));
+		bool frozen = json_is_true(json_object_get(guest, "frozen"));
+		char buf[CLI_TEXT_MAX];
+
+		printf("  %s: %s", vm ? vm : "", frozen ? "frozen for " : "not frozen");
+		if (frozen)
+			printf("%s", cli_duration_text(buf, cli_number(guest, "frozen_ns")));
+		printf("%s%s\n", error ? ": " : "", error ? error : "");
+	}
+	if (cli_number(snapshot, "consistency") == VMIMG_CONSISTENCY_CRASH &&
+	    json_array_size(json_object_get(snapshot, "guests")))
+		printf("crash-consistent only\n");
+}
+
 static int print_created(struct cli *cli, const json_t *job, const json_t *snapshot)
 {
 	uint64_t disks = cli_number(snapshot, "disks"), skipped = cli_number(snapshot, "skipped");
@@ -169,6 +193,7 @@ static int print_created(struct cli *cli, const json_t *job, const json_t *snaps
 	if (skipped)
 		printf(", %llu skipped", (unsigned long long)skipped);
 	putchar('\n');
+	print_guests(snapshot);
 	print_time(snapshot, "cut", "cut_ns");
 	print_time(snapshot, "prepare", "prepare_ns");
 	print_time(snapshot, "drain", "drain_ns");

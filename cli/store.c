@@ -24,16 +24,29 @@ bool cli_wait_for_lock(struct cli *cli, uint64_t start_ns)
 	return true;
 }
 
+void cli_fill_options(const struct cli *cli, const struct vmimg_options *options,
+		      struct cli_open_options *ret)
+{
+	*ret = (struct cli_open_options){.lease = {cli->exe, "lease", NULL}};
+	if (options)
+		ret->options = *options;
+	ret->options.size = sizeof(ret->options);
+	if (cli->exe[0])
+		ret->options.lease_argv = ret->lease;
+}
+
 int cli_open(struct cli *cli, const struct vmimg_options *options, struct vmimg_service **ret)
 {
+	struct cli_open_options o;
 	struct vmimg_error err = {0};
 	uint64_t start = cli_now_ns();
 	int r;
 
 	if (!cli->store)
 		cli_usage_error(cli, "no store: give --store=DIR or set VMIMG_STORE");
+	cli_fill_options(cli, options, &o);
 	do
-		r = vmimg_open(cli->store, options, &err, ret);
+		r = vmimg_open(cli->store, &o.options, &err, ret);
 	while (r == -EBUSY && cli_wait_for_lock(cli, start));
 	return r < 0 ? cli_fail(cli, r, &err) : CLI_OK;
 }

@@ -23,13 +23,44 @@ static int run_init(struct cli *cli, int argc, char **argv)
 static int run_create(struct cli *cli, int argc, char **argv)
 {
 	struct cli_session *s = NULL;
+	const char *agent = "";
+	const struct cli_option options[] = {
+		{"guest-agent", 0, CLI_TEXT, &agent, "SOCKET",
+		 "of its QEMU guest agent, absolute; none without"},
+		{0},
+	};
 	json_t *made = NULL;
 	int status;
 
-	cli_parse(cli, NULL, argc, argv);
+	cli_parse(cli, options, argc, argv);
 	if (cli_begin(cli, NULL, &s))
 		return CLI_FAILURE;
-	status = cli_call(s, "DefineVirtualMachine", json_pack("{s:s}", "Name", argv[0]), &made);
+	status = cli_call(s, "DefineVirtualMachine",
+			  json_pack("{s:s, s:s}", "Name", argv[0], "GuestAgent", agent), &made);
+	return cli_end(cli, s, status ? status : cli_print_made(cli, made));
+}
+
+static int run_set(struct cli *cli, int argc, char **argv)
+{
+	struct cli_session *s = NULL;
+	const char *agent = NULL;
+	const struct cli_option options[] = {
+		{"guest-agent", 0, CLI_TEXT, &agent, "SOCKET|none",
+		 "of its QEMU guest agent, absolute"},
+		{0},
+	};
+	json_t *made = NULL;
+	int status;
+
+	cli_parse(cli, options, argc, argv);
+	if (!agent)
+		cli_usage_error(cli, "vm set: nothing to set; give --guest-agent");
+	if (cli_begin(cli, NULL, &s))
+		return CLI_FAILURE;
+	status = cli_call(s, "SetGuestAgent",
+			  json_pack("{s:s, s:s}", "VirtualMachine", argv[0], "GuestAgent",
+				    strcmp(agent, "none") ? agent : ""),
+			  &made);
 	return cli_end(cli, s, status ? status : cli_print_made(cli, made));
 }
 
@@ -67,6 +98,7 @@ static int run_show(struct cli *cli, int argc, char **argv)
 const struct cli_verb cli_vm_verbs[] = {
 	{"init", "DIR", "Make an empty store", 0, 1, run_init, 0},
 	{"vm create", "VM", "Add a virtual machine", 1, 1, run_create, 0},
+	{"vm set", "VM", "Change a virtual machine's guest agent", 1, 1, run_set, 0},
 	{"vm list", "", "List the virtual machines", 0, 0, run_list, 0},
 	{"vm show", "VM", "Show a virtual machine", 1, 1, run_show, 0},
 	{"vm delete", "VM", "Delete a virtual machine that has no disks", 1, 1, run_delete, 0},

@@ -13,7 +13,7 @@
 
 #include "engine/catalog_impl.h"
 
-#define SCHEMA_VERSION "1"
+#define SCHEMA_VERSION "2"
 /* A log of more frames is checkpointed by the commit that finds it so; 32 MiB. */
 #define LOG_FRAMES_MAX 8192
 
@@ -25,7 +25,11 @@ static const char *const schema[] = {
 	"STRICT, WITHOUT ROWID",
 
 	"CREATE TABLE vms (id BLOB NOT NULL PRIMARY KEY, name TEXT NOT NULL UNIQUE, "
-	"created_ns INTEGER NOT NULL) STRICT",
+	"guest_agent TEXT NOT NULL, created_ns INTEGER NOT NULL) STRICT",
+
+	"CREATE TABLE freezes (vm BLOB NOT NULL REFERENCES vms ON DELETE CASCADE" DEFERRED
+	", socket TEXT NOT NULL, job BLOB NOT NULL, created_ns INTEGER NOT NULL, "
+	"PRIMARY KEY (vm, socket)) STRICT, WITHOUT ROWID",
 
 	"CREATE TABLE disks (id BLOB NOT NULL PRIMARY KEY, "
 	"vm BLOB NOT NULL REFERENCES vms" DEFERRED ", name TEXT NOT NULL, size INTEGER NOT NULL, "
@@ -60,7 +64,7 @@ static const char *const schema[] = {
 	"disks INTEGER NOT NULL, skipped INTEGER NOT NULL, created_ns INTEGER NOT NULL, "
 	"cut_wall_ns INTEGER NOT NULL, cut_ns INTEGER NOT NULL, prepare_ns INTEGER NOT NULL, "
 	"drain_ns INTEGER NOT NULL, harden_ns INTEGER NOT NULL, total_ns INTEGER NOT NULL, "
-	"max_write_latency_ns INTEGER NOT NULL, UNIQUE (collection, name)) STRICT",
+	"max_write_latency_ns INTEGER NOT NULL, freeze_ns INTEGER NOT NULL, UNIQUE (collection, name)) STRICT",
 
 	"CREATE TABLE snapshot_disks (snapshot BLOB NOT NULL REFERENCES snapshots "
 	"ON DELETE CASCADE" DEFERRED ", disk BLOB NOT NULL, layer BLOB REFERENCES layers" DEFERRED
@@ -69,6 +73,12 @@ static const char *const schema[] = {
 	"position INTEGER NOT NULL, skipped INTEGER NOT NULL, PRIMARY KEY (snapshot, disk)) "
 	"STRICT, WITHOUT ROWID",
 	"CREATE INDEX snapshot_disks_layer ON snapshot_disks (layer)",
+
+	"CREATE TABLE snapshot_guests (snapshot BLOB NOT NULL REFERENCES snapshots "
+	"ON DELETE CASCADE" DEFERRED ", vm BLOB NOT NULL, vm_name TEXT NOT NULL, "
+	"position INTEGER NOT NULL, frozen INTEGER NOT NULL, frozen_ns INTEGER NOT NULL, "
+	"filesystems INTEGER NOT NULL, error TEXT NOT NULL, PRIMARY KEY (snapshot, vm)) "
+	"STRICT, WITHOUT ROWID",
 
 	"CREATE TABLE jobs (id BLOB NOT NULL PRIMARY KEY, state INTEGER NOT NULL, "
 	"type INTEGER NOT NULL, percent INTEGER NOT NULL, error_code INTEGER NOT NULL, "
@@ -381,6 +391,10 @@ static int catalog_check_schema(struct eng_catalog *cat, bool create, struct fmt
 			 copy_text, &version);
 	if (r < 0)
 		return r;
+	if (strcmp(version.text, "1") == 0)
+		return fmt_fail(err, -ENOTSUP,
+				"catalog: schema version 1 is of a program that was never released; "
+				"this one knows " SCHEMA_VERSION);
 	if (is_newer_version(version.text))
 		return fmt_fail(err, -ENOTSUP,
 				"catalog: schema version %s, this program knows " SCHEMA_VERSION,

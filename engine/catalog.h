@@ -19,16 +19,18 @@
 #include "format/error.h"
 #include "format/uuid.h"
 
-#define CAT_NAME_MAX 65 /* [A-Za-z0-9][A-Za-z0-9._-]{0,63} and the zero */
-#define CAT_PATH_MAX 4096
-#define CAT_TEXT_MAX 256
-#define CAT_NS_MAX   (2 * CAT_NAME_MAX) /* "COLLECTION@SNAPSHOT" and the like */
+#define CAT_NAME_MAX   65 /* [A-Za-z0-9][A-Za-z0-9._-]{0,63} and the zero */
+#define CAT_PATH_MAX   4096
+#define CAT_TEXT_MAX   256
+#define CAT_SOCKET_MAX 108                /* of a Unix socket's path, and the zero */
+#define CAT_NS_MAX     (2 * CAT_NAME_MAX) /* "COLLECTION@SNAPSHOT" and the like */
 
 struct eng_catalog;
 
 struct cat_vm {
 	struct fmt_uuid id;
 	char name[CAT_NAME_MAX];
+	char guest_agent[CAT_SOCKET_MAX]; /* its socket, absolute; or "" */
 	int64_t created_ns;
 };
 
@@ -87,6 +89,7 @@ struct cat_snapshot {
 	uint32_t disks, skipped; /* members; independent disks left out */
 	int64_t created_ns, cut_wall_ns;
 	uint64_t cut_ns, prepare_ns, drain_ns, harden_ns, total_ns, max_write_latency_ns;
+	uint64_t freeze_ns;
 };
 
 /* A disk of a snapshot: the layer that the cut froze is its top. */
@@ -96,6 +99,26 @@ struct cat_snapshot_disk {
 	uint64_t size;
 	uint32_t index; /* stable place in the snapshot */
 	bool skipped;   /* independent: listed, holds nothing */
+};
+
+/* A guest of a snapshot with application consistency (QU-3). */
+struct cat_snapshot_guest {
+	struct fmt_uuid snapshot, vm;
+	char vm_name[CAT_NAME_MAX]; /* at the time of the cut */
+	uint32_t index;             /* stable place in the snapshot */
+	bool frozen;                /* held over the cut */
+	uint64_t frozen_ns;
+	uint32_t filesystems;
+	char error[CAT_TEXT_MAX]; /* or "" */
+};
+
+/* A guest agent that may be frozen by us (QU-4). */
+struct cat_freeze {
+	struct fmt_uuid vm;
+	char socket[CAT_SOCKET_MAX];
+	struct fmt_uuid job;
+	int64_t created_ns;
+	char vm_name[CAT_NAME_MAX]; /* ignored by put */
 };
 
 struct cat_job {
@@ -156,6 +179,8 @@ int eng_catalog_put_member(struct eng_catalog *cat, const struct fmt_uuid *coll,
 			   const struct fmt_uuid *vm);
 int eng_catalog_put_snapshot(struct eng_catalog *cat, const struct cat_snapshot *snap);
 int eng_catalog_put_snapshot_disk(struct eng_catalog *cat, const struct cat_snapshot_disk *disk);
+int eng_catalog_put_snapshot_guest(struct eng_catalog *cat, const struct cat_snapshot_guest *guest);
+int eng_catalog_put_freeze(struct eng_catalog *cat, const struct cat_freeze *freeze);
 int eng_catalog_put_job(struct eng_catalog *cat, const struct cat_job *job);
 int eng_catalog_set_layer_state(struct eng_catalog *cat, const struct fmt_uuid *layer,
 				uint32_t state);
@@ -170,9 +195,12 @@ int eng_catalog_remove_layer(struct eng_catalog *cat, const struct fmt_uuid *id)
 int eng_catalog_remove_collection(struct eng_catalog *cat, const struct fmt_uuid *id);
 int eng_catalog_remove_member(struct eng_catalog *cat, const struct fmt_uuid *coll,
 			      const struct fmt_uuid *vm);
-/* Its disks go with it, and layers that name it name none. */
+/* Its disks and guests go with it, and layers that name it name none. */
 int eng_catalog_remove_snapshot(struct eng_catalog *cat, const struct fmt_uuid *id);
 int eng_catalog_remove_job(struct eng_catalog *cat, const struct fmt_uuid *id);
+/* 0 also where there is none: who confirms a thaw may come second. */
+int eng_catalog_remove_freeze(struct eng_catalog *cat, const struct fmt_uuid *vm,
+			      const char *socket);
 
 /* Look-ups: 0 or -ENOENT. By name where names are unique. Outside or inside a transaction. */
 int eng_catalog_get_vm(struct eng_catalog *cat, const char *name, struct cat_vm *ret);
@@ -195,7 +223,7 @@ int eng_catalog_get_job(struct eng_catalog *cat, const struct fmt_uuid *id, stru
 /*
  * Lists: an array the caller frees with free(), *@count rows; NULL filters mean all. Ordered: VMs,
  * collections by name; disks by VM name and position; layers of a disk by generation (all: by disk);
- * snapshots by creation; snapshot disks by index; jobs by submission.
+ * snapshots by creation; snapshot disks and guests by index; jobs by submission.
  */
 int eng_catalog_list_vms(struct eng_catalog *cat, struct cat_vm **ret, size_t *count);
 int eng_catalog_list_disks(struct eng_catalog *cat, const struct fmt_uuid *vm,
@@ -214,6 +242,11 @@ int eng_catalog_list_snapshots(struct eng_catalog *cat, const struct fmt_uuid *c
 			       struct cat_snapshot **ret, size_t *count);
 int eng_catalog_list_snapshot_disks(struct eng_catalog *cat, const struct fmt_uuid *snapshot,
 				    struct cat_snapshot_disk **ret, size_t *count);
+int eng_catalog_list_snapshot_guests(struct eng_catalog *cat, const struct fmt_uuid *snapshot,
+				     struct cat_snapshot_guest **ret, size_t *count);
+/* Of one VM, or all: by VM and socket. */
+int eng_catalog_list_freezes(struct eng_catalog *cat, const struct fmt_uuid *vm,
+			     struct cat_freeze **ret, size_t *count);
 int eng_catalog_list_jobs(struct eng_catalog *cat, struct cat_job **ret, size_t *count);
 
 /* The chain under @top, base first: parents followed by id. -ENOENT without @top; -EUCLEAN on a loop,

@@ -202,6 +202,16 @@ int eng_catalog_put_snapshot_disk(struct eng_catalog *cat, const struct cat_snap
 	return put(cat, PUT_SNAPSHOT_DISK, disk);
 }
 
+int eng_catalog_put_snapshot_guest(struct eng_catalog *cat, const struct cat_snapshot_guest *guest)
+{
+	return put(cat, PUT_SNAPSHOT_GUEST, guest);
+}
+
+int eng_catalog_put_freeze(struct eng_catalog *cat, const struct cat_freeze *freeze)
+{
+	return put(cat, PUT_FREEZE, freeze);
+}
+
 int eng_catalog_put_job(struct eng_catalog *cat, const struct cat_job *job)
 {
 	return put(cat, PUT_JOB, job);
@@ -270,6 +280,21 @@ int eng_catalog_remove_snapshot(struct eng_catalog *cat, const struct fmt_uuid *
 int eng_catalog_remove_job(struct eng_catalog *cat, const struct fmt_uuid *id)
 {
 	return change(cat, REMOVE_JOB, id, NULL, 0);
+}
+
+int eng_catalog_remove_freeze(struct eng_catalog *cat, const struct fmt_uuid *vm,
+			      const char *socket)
+{
+	sqlite3_stmt *stmt = cat->stmts[REMOVE_FREEZE];
+	int r = enter_txn(cat);
+
+	if (r < 0)
+		return r;
+	sqlite3_bind_blob(stmt, 1, vm->b, 16, SQLITE_STATIC);
+	sqlite3_bind_text(stmt, 2, socket, -1, SQLITE_STATIC);
+	r = run_locked(cat, REMOVE_FREEZE, false);
+	eng_catalog_leave(cat);
+	return r;
 }
 
 /* --- facts --- */
@@ -422,6 +447,18 @@ int eng_catalog_list_snapshot_disks(struct eng_catalog *cat, const struct fmt_uu
 				    struct cat_snapshot_disk **ret, size_t *count)
 {
 	return list(cat, LIST_SNAPSHOT_DISKS, (struct key){.id = snapshot}, ret, count);
+}
+
+int eng_catalog_list_snapshot_guests(struct eng_catalog *cat, const struct fmt_uuid *snapshot,
+				     struct cat_snapshot_guest **ret, size_t *count)
+{
+	return list(cat, LIST_SNAPSHOT_GUESTS, (struct key){.id = snapshot}, ret, count);
+}
+
+int eng_catalog_list_freezes(struct eng_catalog *cat, const struct fmt_uuid *vm,
+			     struct cat_freeze **ret, size_t *count)
+{
+	return list(cat, vm ? LIST_VM_FREEZES : LIST_FREEZES, (struct key){.id = vm}, ret, count);
 }
 
 int eng_catalog_list_jobs(struct eng_catalog *cat, struct cat_job **ret, size_t *count)

@@ -59,9 +59,20 @@ struct table {
 static const struct col vm_cols[] = {
 	ID(cat_vm, id),
 	NAME(cat_vm, name),
+	TEXT(cat_vm, guest_agent),
 	INT(cat_vm, created_ns),
 };
 static const struct table vms = TABLE("vms", 1, vm_cols, cat_vm);
+
+static const struct col freeze_cols[] = {
+	ID(cat_freeze, vm),
+	TEXT(cat_freeze, socket),
+	ID(cat_freeze, job),
+	INT(cat_freeze, created_ns),
+	COL("vm_name", "(SELECT name FROM vms WHERE id = t.vm)", COL_NAME, cat_freeze, vm_name, 0,
+	    0),
+};
+static const struct table freezes = TABLE("freezes", 2, freeze_cols, cat_freeze);
 
 static const struct col disk_cols[] = {
 	ID(cat_disk, id),
@@ -123,6 +134,7 @@ static const struct col snapshot_cols[] = {
 	UINT(cat_snapshot, harden_ns, 0, INT64_MAX),
 	UINT(cat_snapshot, total_ns, 0, INT64_MAX),
 	UINT(cat_snapshot, max_write_latency_ns, 0, INT64_MAX),
+	UINT(cat_snapshot, freeze_ns, 0, INT64_MAX),
 	COL("collection_name", "(SELECT name FROM collections WHERE id = t.collection)", COL_NAME,
 	    cat_snapshot, collection_name, 0, 0),
 };
@@ -140,6 +152,19 @@ static const struct col snapshot_disk_cols[] = {
 };
 static const struct table snapshot_disks = TABLE("snapshot_disks", 2, snapshot_disk_cols,
 						 cat_snapshot_disk);
+
+static const struct col snapshot_guest_cols[] = {
+	ID(cat_snapshot_guest, snapshot),
+	ID(cat_snapshot_guest, vm),
+	NAME(cat_snapshot_guest, vm_name),
+	COL("position", NULL, COL_UINT, cat_snapshot_guest, index, 0, UINT32_MAX),
+	BOOL(cat_snapshot_guest, frozen),
+	UINT(cat_snapshot_guest, frozen_ns, 0, INT64_MAX),
+	UINT(cat_snapshot_guest, filesystems, 0, UINT32_MAX),
+	TEXT(cat_snapshot_guest, error),
+};
+static const struct table snapshot_guests = TABLE("snapshot_guests", 2, snapshot_guest_cols,
+						  cat_snapshot_guest);
 
 static const struct col job_cols[] = {
 	ID(cat_job, id),
@@ -174,6 +199,8 @@ static const struct {
 	[PUT_MEMBER] = {&members, NULL},
 	[PUT_SNAPSHOT] = {&snapshots, NULL},
 	[PUT_SNAPSHOT_DISK] = {&snapshot_disks, NULL},
+	[PUT_SNAPSHOT_GUEST] = {&snapshot_guests, NULL},
+	[PUT_FREEZE] = {&freezes, NULL},
 	[PUT_JOB] = {&jobs, NULL},
 
 	[GET_VM] = {&vms, "WHERE t.name = ?1"},
@@ -204,6 +231,10 @@ static const struct {
 						   "ORDER BY t.created_ns, t.rowid"},
 	[LIST_SNAPSHOT_DISKS] = {&snapshot_disks,
 				 "WHERE t.snapshot = ?1 ORDER BY t.position, t.disk"},
+	[LIST_SNAPSHOT_GUESTS] = {&snapshot_guests,
+				  "WHERE t.snapshot = ?1 ORDER BY t.position, t.vm"},
+	[LIST_FREEZES] = {&freezes, "ORDER BY t.vm, t.socket"},
+	[LIST_VM_FREEZES] = {&freezes, "WHERE t.vm = ?1 ORDER BY t.socket"},
 	[LIST_JOBS] = {&jobs, "ORDER BY t.submitted_ns, t.rowid"},
 	/* UNION drops what has been seen, so that a loop of parents ends. */
 	[CHAIN] = {&layers,
@@ -222,6 +253,7 @@ static const struct {
 	[REMOVE_MEMBER] = {NULL, "DELETE FROM members WHERE collection = ?1 AND vm = ?2"},
 	[REMOVE_SNAPSHOT] = {NULL, "DELETE FROM snapshots WHERE id = ?1"},
 	[REMOVE_JOB] = {NULL, "DELETE FROM jobs WHERE id = ?1"},
+	[REMOVE_FREEZE] = {NULL, "DELETE FROM freezes WHERE vm = ?1 AND socket = ?2"},
 
 	[FACT_GET] = {NULL, "SELECT value FROM facts WHERE key = ?1"},
 	[FACT_SET] = {NULL, "INSERT INTO facts (key, value) VALUES (?1, ?2) "

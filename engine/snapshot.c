@@ -88,12 +88,13 @@ static void cuts_add(struct eng_snapshot *s)
 
 static void cuts_remove(struct eng_snapshot *s)
 {
+	struct eng_snapshot **p = &s->store->cuts;
+
 	pthread_mutex_lock(&s->store->lock);
-	for (struct eng_snapshot **p = &s->store->cuts; *p; p = &(*p)->next)
-		if (*p == s) {
-			*p = s->next;
-			break;
-		}
+	while (*p && *p != s)
+		p = &(*p)->next;
+	if (*p)
+		*p = s->next;
 	pthread_mutex_unlock(&s->store->lock);
 }
 
@@ -348,6 +349,7 @@ static void snapshot_row(const struct eng_snapshot *s, uint32_t state, struct ca
 	row->harden_ns = s->times.harden_ns;
 	row->total_ns = s->times.total_ns;
 	row->max_write_latency_ns = s->times.max_write_latency_ns;
+	row->freeze_ns = s->times.freeze_ns;
 }
 
 static void put_snapshot_disk(struct eng_snapshot *s, const struct cat_disk *disk,
@@ -409,10 +411,7 @@ static int intent(struct eng_snapshot *s, struct fmt_error *err)
 	return r;
 }
 
-/*
- * CU-19: a head only moves forward. The disk is busy by us since before its tail was looked up, so no
- * roll can have recorded a newer one.
- */
+/* CU-19: a head only moves forward. Busy by us since its tail was looked up: no roll has moved it. */
 static void put_head(struct eng_snapshot *s, const struct eng_member *m)
 {
 	assert(m->pending->generation == m->tail->generation + 1);
@@ -442,6 +441,8 @@ static int commit(struct eng_snapshot *s, struct fmt_error *err)
 		snapshot_row(s, CAT_SNAPSHOT_COMPLETE, &row);
 		eng_catalog_put_snapshot(cat, &row);
 	}
+	if (s->spec.guests)
+		s->spec.guests->put(s->spec.guests->arg, cat);
 	if (s->has_snapshot && !fmt_uuid_is_none(&job.id)) {
 		job.state = 7;
 		job.percent = 100;
@@ -613,10 +614,8 @@ static int prepare(struct eng_snapshot *s, uint64_t deadline_ns, struct fmt_erro
 	}
 	if (r == 0)
 		r = check_alive(s, deadline_ns, err);
-	s->stall_ns = eng_io_now_ns(s->store->io); /* no guest is frozen: the stall is the cut */
 	if (r == 0 && eng_io_now_ns(s->store->io) > deadline_ns)
-		r = fmt_fail(err, -ETIMEDOUT, "preparing %zu disks took longer than the time-out",
-			     s->count);
+		return fmt_fail(err, -ETIMEDOUT, "preparing %zu disks took too long", s->count);
 	return r;
 }
 
@@ -651,7 +650,13 @@ static void watch(struct eng_snapshot *s, bool on)
 		s->times.max_write_latency_ns = max;
 }
 
-static int cut(struct eng_snapshot *s, struct fmt_error *err)
+static void tell(struct eng_snapshot *s, int phase)
+{
+	if (s->phase)
+		s->phase(s->phase_arg, phase);
+}
+
+static int fire(struct eng_snapshot *s, struct fmt_error *err)
 {
 	uint64_t before = eng_io_now_ns(s->store->io);
 
@@ -666,6 +671,26 @@ static int cut(struct eng_snapshot *s, struct fmt_error *err)
 	s->times.cut_wall_ns = eng_io_wall_ns(s->store->io);
 	s->times.prepare_ns = before - s->started_ns;
 	return 0;
+}
+
+/* QU-7: whatever becomes of it, a freeze is followed by its thaw, and nothing waits in between. */
+static int cut(struct eng_snapshot *s, struct fmt_error *err)
+{
+	const struct eng_snapshot_guests *guests = s->spec.guests;
+	int r = 1;
+
+	if (guests) {
+		tell(s, ENG_SNAPSHOT_FREEZING);
+		s->stall_ns = eng_io_now_ns(s->store->io);
+		r = guests->freeze(guests->arg, err);
+	}
+	if (r > 0)
+		s->stall_ns = eng_io_now_ns(s->store->io); /* nobody is held up: it is the cut */
+	if (r >= 0)
+		r = fire(s, err);
+	if (guests)
+		guests->thaw(guests->arg);
+	return r;
 }
 
 static int drain(struct eng_snapshot *s, struct fmt_error *err)
@@ -687,12 +712,6 @@ static int drain(struct eng_snapshot *s, struct fmt_error *err)
 	return first;
 }
 
-static void tell(struct eng_snapshot *s, int phase)
-{
-	if (s->phase)
-		s->phase(s->phase_arg, phase);
-}
-
 static int after_cut(struct eng_snapshot *s, struct fmt_error *err)
 {
 	static const struct fmt_uuid none;
@@ -712,6 +731,9 @@ static int after_cut(struct eng_snapshot *s, struct fmt_error *err)
 				    s->has_snapshot ? &s->spec.id : &none, err);
 	s->times.harden_ns = eng_io_now_ns(io) - t;
 	watch(s, false);
+	if (r == 0 && s->spec.guests)
+		r = s->spec.guests->settle(s->spec.guests->arg, err, &s->spec.consistency,
+					   &s->times.freeze_ns);
 	if (r < 0)
 		return r;
 	t = eng_io_now_ns(io);
@@ -725,12 +747,9 @@ static int after_cut(struct eng_snapshot *s, struct fmt_error *err)
 static void finish(struct eng_snapshot *s)
 {
 	move_tails(s);
-	for (size_t i = 0; i < s->count; i++) {
-		struct eng_member *m = &s->members[i];
-
-		if (m->tail->kind == FMT_KIND_OVERLAY)
-			eng_store_seal(s->store, &m->tail->id, m->tail);
-	}
+	for (size_t i = 0; i < s->count; i++)
+		if (s->members[i].tail->kind == FMT_KIND_OVERLAY)
+			eng_store_seal(s->store, &s->members[i].tail->id, s->members[i].tail);
 	eng_store_checkpoint(s->store);
 	tell(s, ENG_SNAPSHOT_COMMITTED);
 }
@@ -778,6 +797,11 @@ int eng_snapshot_run(struct eng_snapshot *snap, void (*phase)(void *arg, int pha
 bool eng_snapshot_cancel(struct eng_snapshot *snap)
 {
 	return eng_cut_abandon(snap->cut);
+}
+
+bool eng_snapshot_is_open(struct eng_snapshot *snap)
+{
+	return atomic_load(&snap->cut->word) == ENG_CUT_PREPARED;
 }
 
 int eng_roll_run(struct eng_entry *entry, struct fmt_error *err)

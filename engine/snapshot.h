@@ -12,6 +12,21 @@
 
 struct eng_snapshot;
 
+/*
+ * Guests that are frozen for the cut (spec/quiesce.md): told on the cut's own thread. @freeze is
+ * called between prepare and the swap: 0 go on, 1 go on but nobody is held up, or an error that
+ * ends the cut. @thaw follows it exactly once, whatever it returned, right after the swap or as soon
+ * as there will be none; it does not wait. @settle, after a swap and before the commit: what the
+ * snapshot is to say, or an error that ends it. @put, inside of the transaction of the commit.
+ */
+struct eng_snapshot_guests {
+	void *arg;
+	int (*freeze)(void *arg, struct fmt_error *err);
+	void (*thaw)(void *arg);
+	int (*settle)(void *arg, struct fmt_error *err, uint8_t *consistency, uint64_t *freeze_ns);
+	void (*put)(void *arg, struct eng_catalog *catalog);
+};
+
 struct eng_snapshot_spec {
 	struct cat_collection collection;
 	struct fmt_uuid id; /* of the snapshot to be */
@@ -19,15 +34,16 @@ struct eng_snapshot_spec {
 	char element_name[CAT_TEXT_MAX];
 	uint16_t type;
 	uint8_t consistency, guest_backup_type;
-	bool ignore_independent; /* skip independent disks instead of failing */
-	uint64_t timeout_ns;     /* from the start to the cut */
-	uint64_t max_stall_ns;   /* freeze plus cut; 0: no bound */
-	struct cat_job job;      /* committed with the snapshot: state, percent, times filled in */
+	bool ignore_independent;                  /* skip independent disks instead of failing */
+	uint64_t timeout_ns;                      /* from the start to the cut */
+	uint64_t max_stall_ns;                    /* freeze plus cut; 0: no bound */
+	const struct eng_snapshot_guests *guests; /* borrowed; NULL: none is frozen */
+	struct cat_job job; /* committed with the snapshot: state, percent, times filled in */
 };
 
 struct eng_snapshot_times {
 	uint64_t prepare_ns, cut_ns, drain_ns, harden_ns, commit_ns, total_ns;
-	uint64_t max_write_latency_ns;
+	uint64_t max_write_latency_ns, freeze_ns;
 	int64_t cut_wall_ns;
 	uint32_t disks, skipped;
 };
@@ -37,6 +53,7 @@ enum eng_snapshot_phase {
 	ENG_SNAPSHOT_CUT = 1, /* decided: no cancel any more */
 	ENG_SNAPSHOT_HARDENING = 2,
 	ENG_SNAPSHOT_COMMITTED = 3,
+	ENG_SNAPSHOT_FREEZING = 4, /* between prepare and the cut, where guests are frozen */
 };
 
 /*
@@ -55,6 +72,8 @@ int eng_snapshot_run(struct eng_snapshot *snap, void (*phase)(void *arg, int pha
 		     struct fmt_error *err, struct eng_snapshot_times *ret);
 /* Any thread: true when the cut will not happen; false when it was decided already. */
 bool eng_snapshot_cancel(struct eng_snapshot *snap);
+/* Any thread: whether the cut may still happen: neither fired nor given up (cancel, RO-3). */
+bool eng_snapshot_is_open(struct eng_snapshot *snap);
 void eng_snapshot_destroy(struct eng_snapshot *snap); /* releases the disks; NULL is fine */
 
 /*

@@ -32,9 +32,8 @@ struct serve_options {
 	unsigned handshake_timeout_s; /* 0: 10 */
 	unsigned drain_timeout_s;     /* at SIGTERM, for requests in flight; 0: 30 */
 
-	const char *pid_file;          /* written when all exports can be reached; NULL: none */
-	bool log_json;                 /* log lines on standard error as JSON, not as text */
-	const char *const *lease_argv; /* see struct vmimg_options */
+	const char *pid_file; /* written when all exports can be reached; NULL: none */
+	bool log_json;        /* log lines on standard error as JSON, not as text */
 };
 
 /*

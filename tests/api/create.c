@@ -427,11 +427,12 @@ Test(api_create, the_first_failed_check_answers)
 	expect_error(refused("gone", "{", 0, "-"), VMIMG_INVALID_PARAMETER);
 	expect_error(refused("none", "{\"ConsistencyLevel\": 1, \"x\": 1}", 0, "-"),
 		     VMIMG_INVALID_PARAMETER);
-	expect_error(refused("none", "{\"ConsistencyLevel\": 1}", 0, "-"), VMIMG_NOT_SUPPORTED);
+	expect_error(refused("none", "{\"ConsistencyLevel\": 1}", 0, "-"), VMIMG_INVALID_TYPE);
 	expect_error(refused("none", NULL, 0, "-"), VMIMG_INVALID_TYPE);
 	expect_error(refused("none", NULL, 40000, "-"), VMIMG_NOT_SUPPORTED);
 	expect_error(refused("none", NULL, 1, "-"), VMIMG_INVALID_PARAMETER);
 	expect_error(refused("none", NULL, 1, "s1"), VMIMG_INVALID_STATE);
+	expect_error(refused("none", "{\"ConsistencyLevel\": 1}", 1, "s1"), VMIMG_INVALID_STATE);
 }
 
 /* CSN-5 */

@@ -96,6 +96,7 @@ static inline struct cat_vm make_vm(unsigned n)
 	struct cat_vm vm = {.id = id_of(VM, n), .created_ns = -5 + n};
 
 	snprintf(vm.name, sizeof(vm.name), "vm%03u", n);
+	snprintf(vm.guest_agent, sizeof(vm.guest_agent), "/run/ga-%u.sock", n);
 	return vm;
 }
 
@@ -155,6 +156,7 @@ static inline struct cat_snapshot make_snapshot(unsigned n, unsigned coll)
 		.harden_ns = 4,
 		.total_ns = INT64_MAX,
 		.max_write_latency_ns = 6,
+		.freeze_ns = 7,
 	};
 
 	snprintf(snap.name, sizeof(snap.name), "s%u", n);
@@ -175,6 +177,30 @@ static inline struct cat_snapshot_disk make_snapshot_disk(unsigned snap, unsigne
 	};
 
 	snprintf(row.disk_name, sizeof(row.disk_name), "old%u", disk);
+	return row;
+}
+
+static inline struct cat_snapshot_guest make_snapshot_guest(unsigned snap, unsigned vm)
+{
+	struct cat_snapshot_guest row = {
+		.snapshot = id_of(SNAP, snap),
+		.vm = id_of(VM, vm),
+		.vm_name = "old-vm",
+		.index = 1000 - vm,
+		.frozen = true,
+		.frozen_ns = INT64_MAX,
+		.filesystems = UINT32_MAX,
+	};
+
+	memset(row.error, 'e', sizeof(row.error) - 1);
+	return row;
+}
+
+static inline struct cat_freeze make_freeze(unsigned vm)
+{
+	struct cat_freeze row = {.vm = id_of(VM, vm), .job = id_of(JOB, vm), .created_ns = 5};
+
+	memset(row.socket, '/', sizeof(row.socket) - 1);
 	return row;
 }
 

@@ -24,6 +24,8 @@ Test(engine_catalog, every_row_comes_back_as_it_was_put)
 	struct cat_collection coll = make_collection(0), got_coll;
 	struct cat_snapshot snap = make_snapshot(0, 0), got_snap;
 	struct cat_snapshot_disk member = make_snapshot_disk(0, 1), *members;
+	struct cat_snapshot_guest guest = make_snapshot_guest(0, 0), *guests;
+	struct cat_freeze freeze = make_freeze(0), *freezes;
 	struct cat_job job = make_job(0), got_job;
 	size_t n;
 
@@ -37,6 +39,8 @@ Test(engine_catalog, every_row_comes_back_as_it_was_put)
 	member.layer = (struct fmt_uuid){{0}};
 	member.skipped = true;
 	memset(vm.name, 'v', sizeof(vm.name) - 1);
+	memset(vm.guest_agent, '/', sizeof(vm.guest_agent) - 1);
+	memcpy(freeze.vm_name, vm.name, sizeof(vm.name));
 	memcpy(disk.vm_name, vm.name, sizeof(vm.name));
 	coll.members = 1;
 
@@ -49,6 +53,8 @@ Test(engine_catalog, every_row_comes_back_as_it_was_put)
 	cr_assert_eq(eng_catalog_put_member(cat, &coll.id, &vm.id), 0);
 	cr_assert_eq(eng_catalog_put_snapshot(cat, &snap), 0);
 	cr_assert_eq(eng_catalog_put_snapshot_disk(cat, &member), 0);
+	cr_assert_eq(eng_catalog_put_snapshot_guest(cat, &guest), 0);
+	cr_assert_eq(eng_catalog_put_freeze(cat, &freeze), 0);
 	cr_assert_eq(eng_catalog_put_job(cat, &job), 0);
 	commit();
 	cr_assert_eq(open_again(), 0, "%s", err.text);
@@ -75,6 +81,52 @@ Test(engine_catalog, every_row_comes_back_as_it_was_put)
 	cr_assert_eq(n, 1);
 	cr_expect_eq(memcmp(members, &member, sizeof(member)), 0);
 	free(members);
+	cr_assert_eq(eng_catalog_list_snapshot_guests(cat, &snap.id, &guests, &n), 0);
+	cr_assert_eq(n, 1);
+	cr_expect_eq(memcmp(guests, &guest, sizeof(guest)), 0);
+	free(guests);
+	cr_assert_eq(eng_catalog_list_freezes(cat, &vm.id, &freezes, &n), 0);
+	cr_assert_eq(n, 1);
+	cr_expect_eq(memcmp(freezes, &freeze, sizeof(freeze)), 0);
+	free(freezes);
+}
+
+/* CT-5: a VM's freezes and a snapshot's guests go with it. QU-4: one freeze by its socket. */
+Test(engine_catalog, freezes_and_guests_go_with_what_they_are_of)
+{
+	struct cat_freeze a = make_freeze(0), b = make_freeze(0), *rows;
+	struct cat_snapshot_guest guest = make_snapshot_guest(0, 0), *guests;
+	struct cat_snapshot snap = make_snapshot(0, 0);
+	size_t n;
+
+	strcpy(a.socket, "/a");
+	strcpy(b.socket, "/b");
+	begin();
+	put_vm(0);
+	put_collection(0);
+	cr_assert_eq(eng_catalog_put_freeze(cat, &a), 0);
+	cr_assert_eq(eng_catalog_put_freeze(cat, &b), 0);
+	cr_assert_eq(eng_catalog_put_snapshot(cat, &snap), 0);
+	cr_assert_eq(eng_catalog_put_snapshot_guest(cat, &guest), 0);
+	commit();
+	begin();
+	cr_assert_eq(eng_catalog_remove_freeze(cat, &a.vm, "/a"), 0);
+	cr_assert_eq(eng_catalog_remove_freeze(cat, &a.vm, "/a"), 0, "there is none any more");
+	cr_assert_eq(eng_catalog_remove_snapshot(cat, &snap.id), 0);
+	commit();
+	cr_assert_eq(eng_catalog_list_snapshot_guests(cat, &snap.id, &guests, &n), 0);
+	cr_expect_eq(n, 0);
+	free(guests);
+	cr_assert_eq(eng_catalog_list_freezes(cat, NULL, &rows, &n), 0);
+	cr_assert_eq(n, 1);
+	cr_expect_str_eq(rows->socket, "/b");
+	free(rows);
+	begin();
+	cr_assert_eq(eng_catalog_remove_vm(cat, &a.vm), 0);
+	commit();
+	cr_assert_eq(eng_catalog_list_freezes(cat, NULL, &rows, &n), 0);
+	cr_expect_eq(n, 0);
+	free(rows);
 }
 
 Test(engine_catalog, a_row_that_is_not_there_is_enoent_and_the_result_untouched)

@@ -406,10 +406,15 @@ static inline void *shot_main(void *arg)
 	return NULL;
 }
 
+static const struct eng_snapshot_guests *shot_guests; /* of the next shot_check() */
+
 static inline int shot_check(const char *collection, const char *name, uint64_t timeout_ns,
 			     struct shot *s)
 {
-	struct eng_snapshot_spec spec = {.type = 1, .consistency = 2, .timeout_ns = timeout_ns};
+	struct eng_snapshot_spec spec = {.type = 1,
+					 .consistency = 2,
+					 .timeout_ns = timeout_ns,
+					 .guests = shot_guests};
 
 	memset(s, 0, sizeof(*s));
 	must(eng_catalog_get_collection(store->catalog, collection, &spec.collection) == 0);
