@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * bench.c - the verb bench: load on disks of the store, plain files or NBD exports, by the loop of bench/load.c.
- * The options and their meaning are fio's.
+ * bench.c - the verb bench: load on disks of the store, plain files or NBD exports, by the loop of
+ * bench/load.c. The options and their meaning are fio's.
  */
 #include "cli/options.h"
 #include "cli/output.h"

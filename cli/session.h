@@ -30,8 +30,8 @@ int cli_end(struct cli *cli, struct cli_session *session, int status);
 struct vmimg_service *cli_service(const struct cli_session *session);
 
 /*
- * Calls @method; takes @params (NULL: they could not be made, which is told). CLI_OK with *@result to be released by json_decref();
- * @result may be NULL. CLI_FAILURE with the error printed.
+ * Calls @method; takes @params (NULL: they could not be made, which is told). CLI_OK with *@result to be
+ * released by json_decref(); @result may be NULL. CLI_FAILURE with the error printed.
  */
 int cli_call(struct cli_session *session, const char *method, json_t *params, json_t **result);
 /* The same without printing: the error's document, to be released, or NULL with *@result. */

@@ -57,19 +57,22 @@ void srv_control_left(struct srv_conn *conn)
 	pthread_mutex_unlock(&control->lock);
 }
 
+/* Each stays in the list until it is gone. The only thread that takes from it. */
 static void join_ended(struct srv_control *control)
 {
-	struct srv_conn *list, *next;
+	struct srv_conn *conn, **at;
 
 	pthread_mutex_lock(&control->lock);
-	list = control->ended;
-	control->ended = NULL;
-	pthread_mutex_unlock(&control->lock);
-	for (; list; list = next) {
-		next = list->next;
-		pthread_join(list->thread, NULL);
-		conn_destroy(list);
+	while ((conn = control->ended)) {
+		pthread_mutex_unlock(&control->lock);
+		pthread_join(conn->thread, NULL);
+		pthread_mutex_lock(&control->lock);
+		for (at = &control->ended; *at != conn; at = &(*at)->next)
+			;
+		*at = conn->next;
+		conn_destroy(conn);
 	}
+	pthread_mutex_unlock(&control->lock);
 }
 
 /* CP-9: 0, or -EACCES. */
