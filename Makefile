@@ -84,7 +84,9 @@ TOOL_SRCS := $(call sources,cli bench serve)
 MAIN_SRCS := $(call with_main,$(TOOL_SRCS))
 PROGRAMS := $(patsubst %.c,$(B)/%,$(filter-out cli/%,$(MAIN_SRCS)))
 EXAMPLE_SRCS := $(call sources,$(wildcard examples/*))
-EXAMPLES := $(patsubst %.c,$(B)/%,$(call with_main,$(EXAMPLE_SRCS)))
+# What runs inside the VMs of examples/demo-vm is linked for itself; no sanitizer lives in there.
+GUEST := $(B)/examples/demo-vm/guest
+EXAMPLES := $(filter-out $(GUEST),$(patsubst %.c,$(B)/%,$(call with_main,$(EXAMPLE_SRCS))))
 
 TEST_FOLDERS := $(filter-out %/fuzz %/lib %/mutants %/static %/tsan,$(patsubst %/,%,$(sort $(wildcard tests/*/))))
 TEST_SRCS := $(call sources,$(TEST_FOLDERS))
@@ -101,7 +103,7 @@ HEADERS := $(sort $(wildcard $(addsuffix /*.h,$(LIB_FOLDERS) cli bench serve tes
 
 .PHONY: all examples objects FORCE
 all: $(B)/vmimg $(B)/libvmimg.a $(B)/libvmimg.so $(B)/vmimg.pc $(PROGRAMS)
-examples: $(EXAMPLES)
+examples: $(EXAMPLES) $(GUEST)
 objects: $(call objects,$(filter-out $(FUZZ_SRCS),$(ALL_SRCS)))
 FORCE:
 
@@ -157,6 +159,11 @@ $(EXAMPLES): $(B)/%: $(B)/obj/%.o $$(call helpers,$$(dir $$*)) $(B)/libvmimg.a
 	$(call say,LD,$@)
 	$(Q)$(link) $(LIBS)
 
+$(GUEST): $(GUEST:$(B)/%=%.c) examples/demo-vm/record.c examples/demo-vm/record.h $(B)/flags $(B)/inc/views
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -O2 -static -I$(B)/inc/examples -o $@ $(filter %.c,$^)
+
 $(B)/vmimg.pc: vmimg.pc.in FORCE
 	@mkdir -p $(@D)
 	$(Q)sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< >$@
@@ -194,6 +201,7 @@ BUDGETS := \
 	serve:60:300 \
 	stress:60:3600 \
 	fault:60:1800 \
+	guest:50:600 \
 	sim:60:3600 \
 	crash:90:3600
 
@@ -230,7 +238,7 @@ unit-%: FORCE
 
 # ---- checks beyond the tests ----------------------------------------------------------------------
 
-.PHONY: mutants fuzz check-static format bench demo
+.PHONY: mutants fuzz check-static format bench demo demo-vm
 mutants: deps
 	$(Q)bash tests/mutants/run $(M)
 
@@ -286,12 +294,17 @@ demo: deps
 	$(submake) all examples
 	$(Q)VMIMG='$(abspath $(B))/vmimg' VMIMG_BUILD='$(abspath $(B))' bash examples/demo/demo.sh
 
+# Real guests on served disks (examples/demo-vm/README.md).
+demo-vm: deps
+	$(submake) all examples
+	$(Q)VMIMG='$(abspath $(B))/vmimg' VMIMG_BUILD='$(abspath $(B))' bash examples/demo-vm/demo-vm.sh
+
 # ---- packages, install, clean ---------------------------------------------------------------------
 
 DEPS := gcc libc6-dev liburing-dev libxxhash-dev zlib1g-dev libsqlite3-dev libjansson-dev \
 	libgnutls28-dev libsystemd-dev libnbd-dev systemd python3 \
 	libcriterion-dev pkg-config util-linux qemu-utils qemu-system-common e2fsprogs xfsprogs \
-	libnbd-bin python3-libnbd fio gnutls-bin
+	libnbd-bin python3-libnbd fio gnutls-bin qemu-system-x86 cpio kmod
 DEPS_STATIC := $(DEPS) clang clang-tidy clang-format
 DEPS_BENCH := $(DEPS) nbdkit
 install_missing = $(Q)bash .ci/deps $(1)
