@@ -238,7 +238,7 @@ unit-%: FORCE
 
 # ---- checks beyond the tests ----------------------------------------------------------------------
 
-.PHONY: mutants fuzz check-static format bench demo demo-vm
+.PHONY: mutants fuzz check-static format bench bench-nbd demo demo-vm
 mutants: deps
 	$(Q)bash tests/mutants/run $(M)
 
@@ -286,9 +286,13 @@ $(B)/tidy/%: %.c $(HEADERS) .clang-tidy $(B)/inc/views
 format:
 	$(Q)clang-format -i $(ALL_SRCS) $(HEADERS)
 
+run_bench = VMIMG='$(abspath $(B))/vmimg' VMIMG_BUILD='$(abspath $(B))' bash bench/run
 bench: deps-bench
 	$(submake) all examples
-	$(Q)VMIMG='$(abspath $(B))/vmimg' VMIMG_BUILD='$(abspath $(B))' bash bench/run
+	$(Q)$(run_bench)
+bench-nbd: deps-bench
+	$(submake) all
+	$(Q)$(run_bench) nbd
 
 demo: deps
 	$(submake) all examples
