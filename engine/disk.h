@@ -146,15 +146,15 @@ struct eng_req {
 	void *bounce;       /* edge or alignment buffer */
 	struct iovec *wiov; /* what is written, from lo to hi */
 	uint32_t wiovcnt;
-	struct iovec wiov_inline[4];
 	struct fmt_run *runs; /* new mappings, to publish when the data is there */
 	uint32_t nruns, runs_cap;
-	struct fmt_run runs_inline[2];
 	uint32_t journal_promised;
-	bool planned;
 	struct eng_waiter waiter; /* flush */
 	uint32_t flush_ordinal, flush_last;
 	struct eng_req *parent; /* an edge read's write */
+	/* from here on not cleared for a new request */
+	struct iovec wiov_inline[4];
+	struct fmt_run runs_inline[2];
 };
 
 /* Starts a request: everything is checked here; completes through req->done, maybe before returning. */

@@ -279,7 +279,7 @@ int eng_queue_take(struct eng_queue *q, const struct eng_request *reqs, unsigned
 		if (!req)
 			break;
 		q->free = req->next;
-		memset(req, 0, sizeof(*req));
+		memset(req, 0, offsetof(struct eng_req, wiov_inline));
 		req->disk = rq->disk;
 		req->op = rq->op;
 		req->flags = rq->flags;

@@ -4,7 +4,8 @@
  *
  * Every write takes one from its dequeue to its publication, whichever layer it goes to. A lock waits
  * for every earlier lock that overlaps it, held or waiting: locks on one block are granted in cut order.
- * The list is as long as the writes in flight, so a scan beats any tree. The disk's worker only.
+ * The list is as long as the writes in flight, so a scan beats any tree; counts by place save it where
+ * nothing can overlap. The disk's worker only.
  */
 #ifndef ENGINE_RANGELOCK_H
 #define ENGINE_RANGELOCK_H
@@ -20,8 +21,13 @@ struct eng_rangelock {
 	struct eng_rangelock *granted_next;
 };
 
+#define ENG_RANGELOCK_CELLS 256u
+
 struct eng_rangelocks {
 	struct eng_rangelock *head, *tail;
+	unsigned waiting; /* locks with blockers */
+	unsigned wide;    /* locks of too many blocks to be counted by place */
+	uint32_t cells[ENG_RANGELOCK_CELLS];
 };
 
 /* True when granted at once; else @granted of a later unlock will name it. */

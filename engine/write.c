@@ -512,12 +512,15 @@ static void write_locked(struct eng_req *req)
 {
 	uint32_t bits = req->disk->block_bits;
 	uint64_t end = req->offset + req->length;
-	uint64_t first = edge_unit(req, req->offset >> bits);
-	uint64_t last = edge_unit(req, (end - 1) >> bits);
+	uint64_t bs = 1ull << bits, first = bs, last = bs;
 	uint64_t head_end, tail;
 
 	if (write_in_pieces(req))
 		return;
+	if (req->offset % bs)
+		first = edge_unit(req, req->offset >> bits);
+	if (end % bs)
+		last = edge_unit(req, (end - 1) >> bits);
 	req->lo = req->offset / first * first;
 	req->hi = (end + last - 1) / last * last;
 	req->wiov = (struct iovec *)req->iov;

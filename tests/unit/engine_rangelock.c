@@ -141,14 +141,19 @@ static void check_line(void)
 /* RL-1, RL-2: granted is who overlaps nobody in front, at every moment. */
 Test(engine_rangelock, random_locks_are_granted_in_order_of_arrival)
 {
+	/* Near each other; apart, within a cell or two; some over many cells; in the end none. */
+	static const unsigned places[] = {40, 3000, 3000, 1}, lengths[] = {6, 40, 300, 1};
+
 	srand(7);
-	for (unsigned step = 0; step < 20000; step++) {
+	for (unsigned step = 0; step < 80000; step++) {
 		struct model_lock *m = &model[rand() % LOCKS];
-		unsigned i = 0;
+		unsigned i = 0, phase = step / 20000;
 
 		if (!m->here) {
-			m->first = (uint64_t)rand() % 40;
-			m->last = m->first + (uint64_t)rand() % 6;
+			if (phase == 3)
+				continue;
+			m->first = (uint64_t)rand() % places[phase];
+			m->last = m->first + (uint64_t)rand() % lengths[phase];
 			m->here = true;
 			line[line_len++] = (unsigned)(m - model);
 			m->granted = eng_rangelock_lock(&locks, &m->lock, m->first, m->last);
@@ -162,4 +167,9 @@ Test(engine_rangelock, random_locks_are_granted_in_order_of_arrival)
 		}
 		check_line();
 	}
+	cr_expect_eq(line_len, 0u);
+	cr_expect_null(locks.head);
+	cr_expect(locks.waiting == 0 && locks.wide == 0);
+	for (unsigned i = 0; i < ENG_RANGELOCK_CELLS; i++)
+		cr_expect_eq(locks.cells[i], 0u, "cell %u", i);
 }
