@@ -121,7 +121,7 @@ static int negotiate(const void *script, size_t len, uint32_t option)
 static const char simple[] = "\0\0\0\3" MAGIC "\7\0\0\0\11\0\0\0\3v/d\0\0";
 static const char snapshot[] = "\0\0\0\3" MAGIC "\7\0\0\0\15\0\0\0\7c@s/v/d\0\0";
 static const char contexts[] = "\0\0\0\3" MAGIC "\10\0\0\0\0" MAGIC
-			       "\12\0\0\0\76\0\0\0\3v/d\0\0\0\3\0\0\0\17base:allocation"
+			       "\12\0\0\0\102\0\0\0\3v/d\0\0\0\3\0\0\0\17base:allocation"
 			       "\0\0\0\13vmimg:depth\0\0\0\21vmimg:changed:c@s" MAGIC
 			       "\7\0\0\0\11\0\0\0\3v/d\0\0";
 
