@@ -245,7 +245,8 @@ enum nbd_decision nbd_handshake_contexts(struct nbd_handshake *h, int result, co
 		return answer(h, reply_of(result), text);
 	if (set) {
 		assert(count <= NBD_CONTEXTS_MAX);
-		memcpy(h->contexts, found, count * sizeof(*found));
+		for (size_t i = 0; i < count; i++)
+			h->contexts[i] = found[i];
 		h->ncontexts = (unsigned)count;
 		strcpy(h->contexts_of, h->name);
 	}
