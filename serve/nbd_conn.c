@@ -7,6 +7,7 @@
  * Everything that ends something kicks the connection; its turn task then flushes, goes on with what
  * was blocked, and frees the connection when nothing is left: there alone (NC-2).
  */
+#include <assert.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -37,6 +38,7 @@ void nbd_conn_enter(struct nbd_conn *c, struct nbd_lane *lane)
 
 void nbd_conn_leave(struct nbd_conn *c)
 {
+	assert(!c->receiving && !c->sending && !c->turn.queued); /* NC-1, NC-2 */
 	*c->link = c->next;
 	if (c->next)
 		c->next->link = c->link;

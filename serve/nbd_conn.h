@@ -108,7 +108,7 @@ struct nbd_greeting {
 	int result;
 	struct nbd_export_info info;
 	char info_name[SRV_EXPORT_NAME_MAX];
-	struct nbd_context *found; /* candidates, then those that are there */
+	struct nbd_context *found; /* contexts that the export has */
 	size_t nfound;
 };
 
@@ -213,8 +213,17 @@ struct nbd_names {
 	size_t count;
 };
 int nbd_names_exports(struct vmimg_service *svc, struct nbd_names *ret);
-/* Of snapshots ("COLLECTION@NAME") that the disk of @export is in. */
-int nbd_names_snapshots(struct vmimg_service *svc, const char *export, struct nbd_names *ret);
+/* An export, as what a context compares: its disk, and for a snapshot's the time of its cut. */
+struct nbd_subject {
+	char disk[SRV_EXPORT_NAME_MAX];
+	char cut_time[40];
+};
+int nbd_names_look_up(struct vmimg_service *svc, const char *export, struct nbd_subject *ret);
+/* Whether @snapshot ("COLLECTION@NAME") holds the disk, and is no later than the subject. */
+bool nbd_names_comparable(struct vmimg_service *svc, const struct nbd_subject *subject,
+			  const char *snapshot);
+int nbd_names_snapshots(struct vmimg_service *svc, const struct nbd_subject *subject,
+			struct nbd_names *ret);                /* all of those */
 int nbd_names_only_disk(struct vmimg_service *svc, char *ret); /* SRV_EXPORT_NAME_MAX; -ENOENT */
 void nbd_names_fini(struct nbd_names *names);
 

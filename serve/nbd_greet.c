@@ -104,33 +104,42 @@ static int find_name(struct nbd_conn *c, char *ret)
 	return 0;
 }
 
-/* The contexts that the export may have: its worker will know. */
-static int find_candidates(struct nbd_conn *c, const char *export)
+static void add_found(struct nbd_greeting *g, enum nbd_context_kind kind, const char *snapshot)
 {
+	struct nbd_context *x = &g->found[g->nfound++];
+
+	x->kind = kind;
+	snprintf(x->snapshot, sizeof(x->snapshot), "%s", snapshot);
+}
+
+/* Which of the contexts asked for the export has. Asked here, not of its worker, whose guests would
+ * wait for the catalog with it (P3). */
+static int find_contexts(struct nbd_conn *c, const char *export)
+{
+	struct vmimg_service *svc = c->nbd->server->svc;
 	struct nbd_greeting *g = c->greeting;
 	struct nbd_names names = {0};
-	int r = g->hs.all_changed ? nbd_names_snapshots(c->nbd->server->svc, export, &names) : 0;
+	struct nbd_subject subject;
+	int r = nbd_names_look_up(svc, export, &subject);
 
+	if (r == 0 && g->hs.all_changed)
+		r = nbd_names_snapshots(svc, &subject, &names);
 	if (r < 0)
 		return r;
 	free(g->found);
 	g->nfound = 0;
 	g->found = calloc(g->hs.nasked + names.count + 1, sizeof(*g->found));
-	if (!g->found) {
-		nbd_names_fini(&names);
-		return -ENOMEM;
-	}
-	for (unsigned i = 0; i < g->hs.nasked; i++)
-		if (g->hs.asked[i].kind != NBD_CONTEXT_CHANGED || !g->hs.all_changed)
-			g->found[g->nfound++] = g->hs.asked[i];
-	for (size_t i = 0; i < names.count; i++) {
-		struct nbd_context *x = &g->found[g->nfound++];
+	for (unsigned i = 0; g->found && i < g->hs.nasked; i++) {
+		const struct nbd_context *x = &g->hs.asked[i];
 
-		x->kind = NBD_CONTEXT_CHANGED;
-		snprintf(x->snapshot, sizeof(x->snapshot), "%s", names.names[i]);
+		if (x->kind != NBD_CONTEXT_CHANGED ||
+		    (!g->hs.all_changed && nbd_names_comparable(svc, &subject, x->snapshot)))
+			add_found(g, x->kind, x->snapshot);
 	}
+	for (size_t i = 0; g->found && i < names.count; i++)
+		add_found(g, NBD_CONTEXT_CHANGED, names.names[i]);
 	nbd_names_fini(&names);
-	return 0;
+	return g->found ? 0 : -ENOMEM;
 }
 
 /* --- what the export's worker knows --- */
@@ -144,20 +153,6 @@ static void describe(struct nbd_greeting *g, struct srv_export *export)
 		.block_size = export->block_size,
 		.read_only = export->read_only,
 	};
-}
-
-static void sift(struct nbd_greeting *g, struct srv_export *export)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < g->nfound; i++) {
-		uint32_t layer;
-
-		if (g->found[i].kind != NBD_CONTEXT_CHANGED ||
-		    vmimg_disk_frozen_layer(export->disk, g->found[i].snapshot, NULL, &layer) == 0)
-			g->found[n++] = g->found[i];
-	}
-	g->nfound = n;
 }
 
 /* The worker: the connection is here to stay. */
@@ -180,14 +175,12 @@ static void on_export(struct srv_want *want, int result, struct srv_export *expo
 {
 	struct nbd_greeting *g = nbd_of(struct nbd_greeting, want, want);
 
-	if (result == 0 && g->open == NBD_EXPORT && g->hs.option != NBD_OPT_INFO) {
+	if (result == 0 && g->hs.option != NBD_OPT_INFO) {
 		settle(g->conn, export);
 		return;
 	}
 	if (result == 0) {
 		describe(g, export);
-		if (g->open == NBD_CONTEXTS)
-			sift(g, export);
 		srv_export_put(export);
 	}
 	g->result = result;
@@ -205,15 +198,6 @@ static const char *text_of(int result)
 	}
 }
 
-static enum nbd_decision answer(struct nbd_greeting *g, int result)
-{
-	const char *text = text_of(result);
-
-	if (g->open == NBD_CONTEXTS)
-		return nbd_handshake_contexts(&g->hs, result, text, g->found, g->nfound);
-	return nbd_handshake_export(&g->hs, result, text, &g->info);
-}
-
 static void run_back(struct srv_worker *worker, struct srv_task *task)
 {
 	struct nbd_greeting *g = nbd_of(struct nbd_greeting, back, task);
@@ -225,27 +209,37 @@ static void run_back(struct srv_worker *worker, struct srv_task *task)
 			c->name, "%s: %s", g->want.name,
 			g->want.error.message[0] ? g->want.error.message : strerror(-g->result));
 	nbd_conn_enter(c, &c->nbd->lanes[0]);
-	decided(c, answer(g, g->result));
+	decided(c, nbd_handshake_export(&g->hs, g->result, text_of(g->result), &g->info));
 	if (atomic_load(&c->nbd->phase) != NBD_SERVING)
 		nbd_conn_break(c);
 	nbd_conn_kick(c);
 }
 
-/* INFO, GO, EXPORT_NAME and contexts: ask the export's worker. */
+/* INFO, GO, EXPORT_NAME: the export's worker knows. */
 static void want_export(struct nbd_conn *c)
 {
 	struct nbd_greeting *g = c->greeting;
 	int r = find_name(c, g->want.name);
 
-	if (r == 0 && g->open == NBD_CONTEXTS)
-		r = find_candidates(c, g->want.name);
 	if (r < 0) {
-		decided(c, answer(g, r));
+		decided(c, nbd_handshake_export(&g->hs, r, text_of(r), NULL));
 		nbd_conn_kick(c);
 		return;
 	}
 	nbd_conn_leave(c);
 	srv_export_want(c->nbd->server->exports, &g->want);
+}
+
+static void tell_contexts(struct nbd_conn *c)
+{
+	struct nbd_greeting *g = c->greeting;
+	char name[SRV_EXPORT_NAME_MAX];
+	int r = find_name(c, name);
+
+	if (r == 0)
+		r = find_contexts(c, name);
+	decided(c, nbd_handshake_contexts(&g->hs, r, text_of(r), g->found, g->nfound));
+	nbd_conn_kick(c);
 }
 
 /* --- the others --- */
@@ -283,8 +277,8 @@ void nbd_greet_act(struct nbd_conn *c)
 		decided(c, decide_list(c));
 		nbd_conn_kick(c);
 		return;
-	case NBD_EXPORT:
-	case NBD_CONTEXTS: want_export(c); return;
+	case NBD_CONTEXTS: tell_contexts(c); return;
+	case NBD_EXPORT: want_export(c); return;
 	case NBD_TLS: start_tls(c); return;
 	case NBD_TRANSMIT: transmit(c); return;
 	case NBD_END:

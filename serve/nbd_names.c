@@ -105,20 +105,87 @@ int nbd_names_exports(struct vmimg_service *svc, struct nbd_names *ret)
 	return r;
 }
 
-int nbd_names_snapshots(struct vmimg_service *svc, const char *export, struct nbd_names *ret)
+/* --- one export, and the snapshots that it can be compared with --- */
+
+static const json_t *member_of(const json_t *snapshot, const char *disk)
 {
-	const char *slash = strchr(export, '/');
-	const char *disk = strchr(export, '@') && slash ? slash + 1 : export;
+	const json_t *member;
+	size_t i;
+
+	json_array_foreach (json_object_get(snapshot, "members"), i, member)
+		if (holds(member) && !strcmp(text_of(member, "disk"), disk))
+			return member;
+	return NULL;
+}
+
+static int describe(struct vmimg_service *svc, enum vmimg_kind kind, const char *name, json_t **ret)
+{
+	char *text = NULL;
+	int r = vmimg_describe(svc, kind, name, NULL, &text);
+
+	if (r < 0)
+		return r;
+	*ret = json_loads(text, 0, NULL);
+	vmimg_free(text);
+	return *ret ? 0 : -ENOMEM;
+}
+
+int nbd_names_look_up(struct vmimg_service *svc, const char *export, struct nbd_subject *ret)
+{
+	const char *at = strchr(export, '@'), *slash = strchr(export, '/');
+	char snapshot[SRV_EXPORT_NAME_MAX];
+	json_t *found = NULL;
+	int r;
+
+	snprintf(ret->disk, sizeof(ret->disk), "%s", at && slash ? slash + 1 : export);
+	ret->cut_time[0] = 0;
+	if (!at)
+		r = describe(svc, VMIMG_KIND_DISK, export, &found);
+	else if (!slash || slash < at)
+		r = -ENOENT;
+	else {
+		snprintf(snapshot, sizeof(snapshot), "%.*s", (int)(slash - export), export);
+		r = describe(svc, VMIMG_KIND_SNAPSHOT, snapshot, &found);
+	}
+	if (r == 0 && at) {
+		snprintf(ret->cut_time, sizeof(ret->cut_time), "%s", text_of(found, "cut_time"));
+		r = member_of(found, ret->disk) ? 0 : -ENOENT;
+	}
+	json_decref(found);
+	return r;
+}
+
+/* Times are of one form: later ones are greater texts. */
+static bool comparable(const json_t *snapshot, const struct nbd_subject *subject)
+{
+	return member_of(snapshot, subject->disk) &&
+	       (!subject->cut_time[0] ||
+		strcmp(text_of(snapshot, "cut_time"), subject->cut_time) <= 0);
+}
+
+bool nbd_names_comparable(struct vmimg_service *svc, const struct nbd_subject *subject,
+			  const char *snapshot)
+{
+	json_t *found = NULL;
+	bool ok = describe(svc, VMIMG_KIND_SNAPSHOT, snapshot, &found) == 0 &&
+		  comparable(found, subject);
+
+	json_decref(found);
+	return ok;
+}
+
+int nbd_names_snapshots(struct vmimg_service *svc, const struct nbd_subject *subject,
+			struct nbd_names *ret)
+{
 	struct nbd_names names = {0};
 	json_t *list = NULL;
-	const json_t *snapshot, *member;
-	size_t i, k;
+	const json_t *snapshot;
+	size_t i;
 	int r = load(svc, VMIMG_KIND_SNAPSHOT, NULL, &list);
 
 	json_array_foreach (list, i, snapshot)
-		json_array_foreach (json_object_get(snapshot, "members"), k, member)
-			if (r == 0 && holds(member) && !strcmp(text_of(member, "disk"), disk))
-				r = add(&names, NULL, text_of(snapshot, "snapshot"));
+		if (r == 0 && comparable(snapshot, subject))
+			r = add(&names, NULL, text_of(snapshot, "snapshot"));
 	json_decref(list);
 	if (r < 0)
 		nbd_names_fini(&names);
