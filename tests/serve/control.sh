@@ -176,7 +176,16 @@ wait $watcher
 is $? 1 "which hear of it"
 [ ! -e "$CONTROL_SOCKET" ] || die "the socket is left"
 serve
+"$VMIMG" events >events 2>events.err &
+watcher=$!
+told() {
+	v vm create probe && v vm delete probe && grep -q probe events
+}
+await 20 told || die "no events"
 serve_crash
+wait $watcher
+is $? 1 "a killed server is missed"
+grep -q 'has ended' events.err || die "and not told: $(cat events.err)"
 [ -e "$CONTROL_SOCKET" ] || die "a killed server leaves its socket"
 ok "which nobody answers: the store is idle" vm list
 serve
