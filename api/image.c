@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "api/describe.h"
+#include "engine/compare.h"
 #include "engine/image.h"
 
 static_assert((int)VMIMG_EXTENT_DATA == (int)ENG_EXTENT_DATA &&
@@ -294,4 +295,65 @@ int vmimg_image_convert(const char *src, const char *dst, const struct vmimg_con
 		r = eng_image_convert(io, src, dst, &eng, &why);
 	eng_io_destroy(io);
 	return r < 0 ? api_fail_why(err, r, &why, src) : 0;
+}
+
+/* --- compare --- */
+
+static int compare_images(struct eng_io *io, struct eng_image *a, struct eng_image *b,
+			  const struct vmimg_compare *how, struct fmt_error *why,
+			  struct vmimg_comparison *ret)
+{
+	struct eng_source source_a = eng_image_source(a), source_b = eng_image_source(b);
+	struct eng_pace pace = {
+		.io = io,
+		.path = "compare",
+		.rate = how->rate_limit,
+		.progress = how->progress,
+		.arg = how->arg,
+	};
+	struct eng_comparison result = {.first_difference = UINT64_MAX};
+	bool sizes = source_a.size == source_b.size;
+	int r = 0;
+
+	if (sizes || !how->strict)
+		r = eng_compare(io, &source_a, &source_b, &pace, why, &result);
+	if (r == 0)
+		*ret = (struct vmimg_comparison){
+			.same = result.same,
+			.first_difference = result.first_difference,
+			.size_a = source_a.size,
+			.size_b = source_b.size,
+		};
+	return r;
+}
+
+int vmimg_image_compare(const char *a, const char *b, const struct vmimg_compare *how,
+			struct vmimg_error *err, struct vmimg_comparison *ret)
+{
+	static const struct vmimg_compare defaults;
+	struct eng_image *image_a = NULL, *image_b = NULL;
+	struct fmt_error why = {""};
+	struct eng_io *io = NULL;
+	int r = check_path("first image", a, err);
+
+	how = how ? how : &defaults;
+	if (r == 0)
+		r = check_path(ret ? "second image" : "result", ret ? b : NULL, err);
+	if (r == 0)
+		r = check_format(how->format_a, true, true, err);
+	if (r == 0)
+		r = check_format(how->format_b, true, true, err);
+	if (r < 0)
+		return r;
+	r = eng_io_posix_create(&io);
+	if (r == 0)
+		r = eng_image_open_as(io, a, how->format_a, how->base_dir, false, &why, &image_a);
+	if (r == 0)
+		r = eng_image_open_as(io, b, how->format_b, how->base_dir, false, &why, &image_b);
+	if (r == 0)
+		r = compare_images(io, image_a, image_b, how, &why, ret);
+	eng_image_close(image_a);
+	eng_image_close(image_b);
+	eng_io_destroy(io);
+	return r < 0 ? api_fail_why(err, r, &why, a) : 0;
 }

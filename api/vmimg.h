@@ -514,6 +514,28 @@ struct vmimg_convert {
 VMIMG_API int vmimg_image_convert(const char *src, const char *dst, const struct vmimg_convert *how,
 				  struct vmimg_error *err);
 
+/* How vmimg_image_compare() compares; all zeros are the defaults. */
+struct vmimg_compare {
+	const char *format_a, *format_b; /* "raw", "qcow2", "vmo"; NULL: probed */
+	const char *base_dir;            /* parents are looked for here too, or NULL */
+	bool strict;                     /* sizes that differ are a difference */
+	uint64_t rate_limit;             /* bytes of the disk a second; 0: none */
+	/* Bytes of the longer one's size; on the calling thread. Not 0: cancel, with -ECANCELED. */
+	int (*progress)(void *arg, uint64_t done, uint64_t total);
+	void *arg;
+};
+struct vmimg_comparison {
+	bool same;
+	uint64_t first_difference; /* offset of the first byte that differs; UINT64_MAX: none does */
+	uint64_t size_a, size_b;   /* bytes */
+};
+/*
+ * Whether two images hold the same, each with all that is beneath it: whatever their formats, zeros
+ * where the shorter one has ended. 0 with *@ret, or a negative errno. @how may be NULL.
+ */
+VMIMG_API int vmimg_image_compare(const char *a, const char *b, const struct vmimg_compare *how,
+				  struct vmimg_error *err, struct vmimg_comparison *ret);
+
 /* --- the lease on frozen guests (spec/quiesce.md 4) --- */
 /*
  * The program that options.lease_argv names calls this with 0, as the first and last thing it does. @fd:

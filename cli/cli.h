@@ -45,6 +45,7 @@ struct cli_verb {
 };
 
 extern const struct cli_verb cli_image_verbs[];
+extern const struct cli_verb cli_compare_verbs[];
 extern const struct cli_verb cli_vm_verbs[];
 extern const struct cli_verb cli_disk_verbs[];
 extern const struct cli_verb cli_collection_verbs[];

@@ -171,16 +171,6 @@ static int make(struct copy *c, const char *format)
 
 /* --- qcow2 --- */
 
-static int source_extent(void *arg, uint64_t offset, struct eng_extent *ret, struct fmt_error *err)
-{
-	return eng_image_extent(arg, offset, ret, err);
-}
-
-static int source_read(void *arg, void *buf, size_t len, uint64_t offset, struct fmt_error *err)
-{
-	return eng_image_read(arg, buf, len, offset, err);
-}
-
 static int make_qcow2(struct copy *c)
 {
 	struct eng_qcow2_target target = {
@@ -188,12 +178,7 @@ static int make_qcow2(struct copy *c)
 		.cluster_bits = c->how->cluster_bits,
 		.compress = c->how->compress,
 	};
-	struct eng_qcow2_source source = {
-		.size = c->size,
-		.extent = source_extent,
-		.read = source_read,
-		.arg = c->src,
-	};
+	struct eng_source source = eng_image_source(c->src);
 
 	return eng_qcow2_write(c->io, &target, &source, &c->pace, c->err);
 }

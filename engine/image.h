@@ -74,6 +74,9 @@ struct eng_convert {
  */
 int eng_image_convert(struct eng_io *io, const char *src, const char *dst,
 		      const struct eng_convert *how, struct fmt_error *err);
+/* eng_image_open() of a known format; NULL: probed. */
+int eng_image_open_as(struct eng_io *io, const char *path, const char *format, const char *base_dir,
+		      bool writable, struct fmt_error *err, struct eng_image **ret);
 /* "qcow2", "vmo" or "raw", from the first bytes. */
 int eng_image_probe(struct eng_io *io, const char *path, const char **ret, struct fmt_error *err);
 

@@ -42,8 +42,4 @@ int eng_finder_open_parent(struct eng_finder *f, const struct eng_layer *child,
 int eng_finder_open_chain(struct eng_finder *f, const char *path, const char *format, bool writable,
 			  struct fmt_error *err, struct eng_layer ***layers, uint32_t *count);
 
-/* eng_image_open() of a known format; NULL: probed. */
-int eng_image_open_as(struct eng_io *io, const char *path, const char *format, const char *base_dir,
-		      bool writable, struct fmt_error *err, struct eng_image **ret);
-
 #endif

@@ -43,7 +43,7 @@ struct chunk {
 
 struct writer {
 	struct eng_io *io;
-	const struct eng_qcow2_source *source;
+	const struct eng_source *source;
 	struct eng_pace *pace;
 	struct eng_qcow2_file *file;
 	struct eng_line *line;
@@ -310,8 +310,7 @@ static int fill(struct writer *w, struct fmt_error *err)
 }
 
 int eng_qcow2_write(struct eng_io *io, const struct eng_qcow2_target *target,
-		    const struct eng_qcow2_source *source, struct eng_pace *pace,
-		    struct fmt_error *err)
+		    const struct eng_source *source, struct eng_pace *pace, struct fmt_error *err)
 {
 	unsigned threads = eng_line_threads(io);
 	struct fmt_qcow2_new new = {

@@ -226,14 +226,23 @@ static void tell_resized(struct srv_server *server, const json_t *request)
 	srv_exports_resized(server->exports, param(request, "Disk"));
 }
 
-static void tell_created(struct srv_server *server, const json_t *request)
+/*
+ * The disk's vhost-user socket comes or goes by what there is now: two connections may have made and
+ * deleted the disk, and come here in any order. One at a time.
+ */
+static void follow_disk(struct srv_server *server, const json_t *request)
 {
-	srv_vhost_disk_added(server->vhost, param(request, "Disk"));
-}
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	const char *disk = param(request, "Disk");
+	char *text = NULL;
 
-static void tell_deleted(struct srv_server *server, const json_t *request)
-{
-	srv_vhost_disk_removed(server->vhost, param(request, "Disk"));
+	pthread_mutex_lock(&lock);
+	if (vmimg_describe(server->svc, VMIMG_KIND_DISK, disk, NULL, &text) == 0)
+		srv_vhost_disk_added(server->vhost, disk);
+	else
+		srv_vhost_disk_removed(server->vhost, disk);
+	vmimg_free(text);
+	pthread_mutex_unlock(&lock);
 }
 
 static const struct hook {
@@ -241,8 +250,8 @@ static const struct hook {
 	char *(*before)(struct srv_server *server, const json_t *request); /* NULL: go on */
 	void (*after)(struct srv_server *server, const json_t *request);   /* it succeeded */
 } hooks[] = {
-	{"CreateDisk", NULL, tell_created},
-	{"DeleteDisk", release_disk, tell_deleted},
+	{"CreateDisk", NULL, follow_disk},
+	{"DeleteDisk", release_disk, follow_disk},
 	{"ResizeDisk", NULL, tell_resized},
 	{"RenameCollection", release_collection, NULL},
 };

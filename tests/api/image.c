@@ -289,3 +289,41 @@ Test(api_image, convert_to_qcow2)
 	how = (struct vmimg_convert){.dst_format = "vmo", .cluster_size = 4096};
 	expect_error(vmimg_image_convert(raw, packed, &how, &err), -EINVAL);
 }
+
+/* IM-10, IM-11 */
+Test(api_image, compare)
+{
+	const char *a = path_of(0, "a.raw"), *b = path_of(1, "b.qcow2"), *c = path_of(2, "c.raw");
+	struct vmimg_convert to_qcow2 = {.dst_format = "qcow2"};
+	struct vmimg_compare how = {.strict = true};
+	struct vmimg_comparison got = {0};
+
+	expect_ok(vmimg_image_create(a, "raw", NULL, MIB, &err));
+	put(a, 70000, 100000, 0x10);
+	expect_ok(vmimg_image_convert(a, b, &to_qcow2, &err));
+	expect_ok(vmimg_image_compare(a, b, &how, &err, &got));
+	cr_expect(got.same && got.first_difference == UINT64_MAX);
+	cr_expect(got.size_a == MIB && got.size_b == MIB);
+	put(a, 169999, 1, 0x77);
+	expect_ok(vmimg_image_compare(a, b, NULL, &err, &got));
+	cr_expect(!got.same && got.first_difference == 169999);
+
+	expect_ok(vmimg_image_create(c, "raw", NULL, 2 * MIB, &err));
+	put(c, 70000, 100000, 0x10);
+	expect_ok(vmimg_image_compare(c, b, NULL, &err, &got));
+	cr_expect(got.same && got.size_a == 2 * MIB && got.size_b == MIB);
+	expect_ok(vmimg_image_compare(c, b, &how, &err, &got));
+	cr_expect(!got.same && got.first_difference == UINT64_MAX);
+	how.format_b = "raw";
+	how.strict = false;
+	expect_ok(vmimg_image_compare(c, b, &how, &err, &got));
+	cr_expect(!got.same && got.first_difference == 0);
+
+	expect_error(vmimg_image_compare(a, path_of(3, "none"), NULL, &err, &got), -ENOENT);
+	expect_error(vmimg_image_compare(NULL, b, NULL, &err, &got), -EINVAL);
+	expect_error(vmimg_image_compare(a, b, NULL, &err, NULL), -EINVAL);
+	how.format_a = "vhdx";
+	expect_error(vmimg_image_compare(a, b, &how, &err, &got), -EINVAL);
+	how = (struct vmimg_compare){.progress = cancel};
+	expect_error(vmimg_image_compare(a, b, &how, &err, &got), -ECANCELED);
+}

@@ -149,7 +149,7 @@ static char *exchange(int fd, const uint8_t *data, size_t len, size_t *used)
 		if (*used + 4096 > room)
 			got = realloc(got, room *= 2);
 		n = recv(fd, got + *used, 4096, len ? MSG_DONTWAIT : 0);
-		if (n == 0 || (n < 0 && errno != EAGAIN))
+		if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
 			return got;
 		*used += n > 0 ? (size_t)n : 0;
 	}

@@ -9,20 +9,13 @@
 #include "engine/io_fault.h"
 #include "engine/qcow2.h"
 #include "engine/qcow2_write.h"
-#include "tests/lib/random.h"
 #include "tests/unit/engine_io_tmp.h"
-
-#define SECTOR 512u
+#include "tests/unit/engine_source.h"
 
 static struct tmp t;
 static struct fmt_error err;
 
-/* A disk in memory: its bytes, and what each sector is said to be. */
-static struct disk {
-	uint64_t size;
-	uint8_t *bytes;
-	uint8_t *states;
-} disk;
+static struct disk disk;
 
 static void start(void)
 {
@@ -35,60 +28,10 @@ static void start(void)
 static void finish(void)
 {
 	tmp_fini(&t);
-	free(disk.bytes);
-	free(disk.states);
+	disk_free(&disk);
 }
 
 TestSuite(engine_qcow2_write, .init = start, .fini = finish, .timeout = 300);
-
-/* Of this run; taken back from VMIMG_SEED. */
-static uint64_t seed(void)
-{
-	const char *given = getenv("VMIMG_SEED");
-	uint64_t seed;
-
-	eng_io_random(t.io, &seed, sizeof(seed));
-	if (given)
-		seed = strtoull(given, NULL, 0);
-	fprintf(stderr, "seed %llu\n", (unsigned long long)seed);
-	return seed;
-}
-
-static void disk_make(uint64_t size)
-{
-	free(disk.bytes);
-	free(disk.states);
-	disk.size = size;
-	disk.bytes = calloc(1, size + SECTOR);
-	disk.states = malloc(size / SECTOR + 1);
-	cr_assert(disk.bytes && disk.states);
-	memset(disk.states, ENG_EXTENT_HOLE, size / SECTOR + 1);
-}
-
-static int disk_extent(void *arg, uint64_t offset, struct eng_extent *ret, struct fmt_error *e)
-{
-	uint64_t end = offset;
-
-	(void)arg;
-	(void)e;
-	while (end < disk.size && disk.states[end / SECTOR] == disk.states[offset / SECTOR])
-		end = (end / SECTOR + 1) * SECTOR;
-	*ret = (struct eng_extent){
-		.start = offset,
-		.length = (end < disk.size ? end : disk.size) - offset,
-		.state = disk.states[offset / SECTOR],
-	};
-	return 0;
-}
-
-static int disk_read(void *arg, void *buf, size_t len, uint64_t offset, struct fmt_error *e)
-{
-	(void)arg;
-	(void)e;
-	cr_assert(offset <= disk.size && len <= disk.size - offset);
-	memcpy(buf, disk.bytes + offset, len);
-	return 0;
-}
 
 static int write_image(const char *name, uint32_t bits, bool compress, const char *backing)
 {
@@ -99,9 +42,7 @@ static int write_image(const char *name, uint32_t bits, bool compress, const cha
 		.backing = backing,
 		.backing_format = backing ? "raw" : NULL,
 	};
-	struct eng_qcow2_source source = {.size = disk.size,
-					  .extent = disk_extent,
-					  .read = disk_read};
+	struct eng_source source = disk_source(&disk);
 	struct eng_pace pace = {.io = t.io, .path = target.path};
 
 	return eng_qcow2_write(t.io, &target, &source, &pace, &err);
@@ -149,45 +90,17 @@ static uint64_t length_of(const char *name)
 	return st.size;
 }
 
-static void data(uint64_t offset, uint64_t len, int how, uint64_t *rnd)
-{
-	for (uint64_t i = offset; i < offset + len && i < disk.size; i++) {
-		disk.bytes[i] = how == 0   ? (uint8_t)test_random(rnd)
-				: how == 1 ? (uint8_t)(i / 64 % 255 + 1)
-					   : 0;
-		disk.states[i / SECTOR] = ENG_EXTENT_DATA;
-	}
-}
-
-/* Random runs of all kinds. */
-static void disk_fill(uint64_t *rnd)
-{
-	for (uint64_t at = 0; at < disk.size;) {
-		uint64_t len = (1 + test_random(rnd) % 64) * SECTOR;
-
-		len = len < disk.size - at ? len : disk.size - at;
-		if (test_random(rnd) % 3 == 0) {
-			for (uint64_t s = at / SECTOR; s <= (at + len - 1) / SECTOR; s++)
-				disk.states[s] = test_random(rnd) % 2 ? ENG_EXTENT_ZERO
-								      : ENG_EXTENT_HOLE;
-		} else {
-			data(at, len, (int)(test_random(rnd) % 3), rnd);
-		}
-		at += len;
-	}
-}
-
 /* Q2W-1, Q2W-3 to Q2W-7, Q2W-10 */
 Test(engine_qcow2_write, random_disks_come_back_and_pass_the_check_of_qemu_img)
 {
-	uint64_t rnd = seed();
+	uint64_t rnd = disk_seed(t.io);
 
 	for (unsigned round = 0; round < 60; round++) {
 		uint32_t bits = 9 + (uint32_t)(test_random(&rnd) % 5);
 		uint64_t size = test_random(&rnd) % (4u << 20) + 1;
 
-		disk_make(round % 4 ? (size + SECTOR - 1) / SECTOR * SECTOR : size);
-		disk_fill(&rnd);
+		disk_make(&disk, round % 4 ? (size + SECTOR - 1) / SECTOR * SECTOR : size);
+		disk_fill(&disk, &rnd);
 		cr_assert_eq(write_image("a", bits, round % 2, NULL), 0, "%s", err.text);
 		check_content("a");
 		check_by_qemu("a");
@@ -198,7 +111,7 @@ Test(engine_qcow2_write, random_disks_come_back_and_pass_the_check_of_qemu_img)
 /* Q2W-2, Q2W-6 */
 Test(engine_qcow2_write, increments_hold_what_is_no_hole_and_leave_the_rest_to_their_base)
 {
-	uint64_t rnd = seed();
+	uint64_t rnd = disk_seed(t.io);
 	struct eng_file *file;
 	char command[256];
 
@@ -206,8 +119,8 @@ Test(engine_qcow2_write, increments_hold_what_is_no_hole_and_leave_the_rest_to_t
 		uint64_t size = (test_random(&rnd) % 4096 + 1) * SECTOR;
 		uint8_t *base = malloc(size);
 
-		disk_make(size);
-		disk_fill(&rnd);
+		disk_make(&disk, size);
+		disk_fill(&disk, &rnd);
 		for (uint64_t i = 0; i < size; i++)
 			base[i] = (uint8_t)test_random(&rnd);
 		for (uint64_t i = 0; i < size; i++)
@@ -243,7 +156,7 @@ Test(engine_qcow2_write, holes_stay_out_and_zeros_over_a_base_are_flags)
 	uint64_t len;
 	uint32_t depth;
 
-	disk_make(1u << 20);
+	disk_make(&disk, 1u << 20);
 	cr_assert_eq(write_image("empty", 0, false, NULL), 0, "%s", err.text);
 	cr_expect_eq(length_of("empty"), 4u << 16, "header, counts, L1, the table of counts");
 	check_content("empty");
@@ -252,7 +165,7 @@ Test(engine_qcow2_write, holes_stay_out_and_zeros_over_a_base_are_flags)
 	memset(disk.states, ENG_EXTENT_ZERO, disk.size / SECTOR);
 	cr_assert_eq(write_image("zeros", 0, true, NULL), 0);
 	cr_expect_eq(length_of("zeros"), 4u << 16);
-	data(0, disk.size, 2, NULL);
+	disk_data(&disk, 0, disk.size, DISK_ZEROS, NULL);
 	cr_assert_eq(write_image("written", 0, true, NULL), 0);
 	cr_expect_eq(length_of("written"), 4u << 16);
 
@@ -275,11 +188,11 @@ Test(engine_qcow2_write, holes_stay_out_and_zeros_over_a_base_are_flags)
 /* Q2W-7 */
 Test(engine_qcow2_write, what_does_not_shrink_is_written_as_it_is)
 {
-	uint64_t rnd = seed();
+	uint64_t rnd = disk_seed(t.io);
 	uint64_t plain;
 
-	disk_make(1u << 20);
-	data(0, disk.size, 0, &rnd);
+	disk_make(&disk, 1u << 20);
+	disk_data(&disk, 0, disk.size, DISK_NOISE, &rnd);
 	cr_assert_eq(write_image("plain", 0, false, NULL), 0);
 	cr_assert_eq(write_image("packed", 0, true, NULL), 0);
 	plain = length_of("plain");
@@ -287,7 +200,7 @@ Test(engine_qcow2_write, what_does_not_shrink_is_written_as_it_is)
 	check_content("packed");
 	check_by_qemu("packed");
 	unlink(tmp_path(&t, "packed"));
-	data(disk.size / 2, disk.size / 2, 1, &rnd);
+	disk_data(&disk, disk.size / 2, disk.size / 2, DISK_PATTERN, &rnd);
 	cr_assert_eq(write_image("packed", 0, true, NULL), 0);
 	cr_expect_lt(length_of("packed"), plain * 3 / 4);
 	check_content("packed");
@@ -297,11 +210,11 @@ Test(engine_qcow2_write, what_does_not_shrink_is_written_as_it_is)
 /* Q2W-8 */
 Test(engine_qcow2_write, same_disk_gives_the_same_file)
 {
-	uint64_t rnd = seed();
+	uint64_t rnd = disk_seed(t.io);
 	char command[256];
 
-	disk_make(24u << 20);
-	disk_fill(&rnd);
+	disk_make(&disk, 24u << 20);
+	disk_fill(&disk, &rnd);
 	cr_assert_eq(write_image("a", 12, true, NULL), 0, "%s", err.text);
 	cr_assert_eq(write_image("b", 12, true, NULL), 0, "%s", err.text);
 	snprintf(command, sizeof(command), "cmp %s/a %s/b", t.dir, t.dir);
@@ -343,7 +256,7 @@ Test(engine_qcow2_write, backing_names_with_a_path_or_a_protocol_are_refused)
 	static const char *const names[] = {"a/b", "/b", "nbd:b", "", ".", ".."};
 	char name[2000];
 
-	disk_make(4096);
+	disk_make(&disk, 4096);
 	for (unsigned i = 0; i < 6; i++)
 		cr_expect_eq(write_image("a", 0, false, names[i]), -EINVAL, "'%s'", names[i]);
 	memset(name, 'n', sizeof(name));
@@ -358,15 +271,15 @@ Test(engine_qcow2_write, backing_names_with_a_path_or_a_protocol_are_refused)
 /* Q2W-9: whenever power is lost, the name stands for the whole image or for nothing. */
 Test(engine_qcow2_write, power_loss_leaves_the_whole_image_or_no_name)
 {
-	uint64_t rnd = seed();
+	uint64_t rnd = disk_seed(t.io);
 	struct eng_convert how = {.dst_format = "qcow2", .cluster_bits = 9};
 	struct eng_record *rec = NULL;
 	struct eng_file *file;
 	unsigned whole = 0;
 	char src[128], dst[128], crash[128];
 
-	disk_make(40000 / SECTOR * SECTOR);
-	disk_fill(&rnd);
+	disk_make(&disk, 40000 / SECTOR * SECTOR);
+	disk_fill(&disk, &rnd);
 	file = tmp_open(&t, t.io, "raw", FRESH);
 	cr_assert_eq(eng_io_pwrite(t.io, file, disk.bytes, disk.size, 0), 0);
 	eng_io_close(t.io, file);
