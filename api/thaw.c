@@ -14,6 +14,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "api/event.h"
 #include "api/quiesce.h"
 
 #define MS        1000000ull
@@ -77,8 +78,11 @@ static void take_back_records(struct vmimg_service *svc, const struct api_thaw_b
 		eng_catalog_remove_freeze(cat, &g->vm, g->socket);
 		note_in_job(cat, g);
 	}
-	if (any)
-		eng_catalog_commit(cat, NULL);
+	if (!any || eng_catalog_commit(cat, NULL) < 0)
+		return;
+	for (size_t i = 0; i < b->count; i++)
+		if (b->guests[i]->confirmed && b->guests[i]->recorded)
+			api_event_change(svc, "vm", "thawed", b->guests[i]->name);
 }
 
 /* Leaves those that are still to be thawed. */

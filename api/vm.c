@@ -94,6 +94,7 @@ static int put_agent(struct vmimg_service *svc, const struct cat_vm *row, struct
 	pthread_mutex_lock(&svc->lock);
 	api_thaw_forget_locked(svc, &row->id, row->guest_agent);
 	pthread_mutex_unlock(&svc->lock);
+	api_event_change(svc, "vm", "changed", row->name);
 out:
 	free(freezes);
 	return r;

@@ -26,6 +26,13 @@ struct eng_member {
 	uint32_t index; /* place among the snapshot's disks */
 };
 
+/*
+ * The member's row and its chain's end (member.c): its entry is busy by the caller, so that neither
+ * changes. -ENOTRECOVERABLE poisoned; -EBUSY too many layers that are not durable (JN-5).
+ */
+int eng_member_open(struct eng_store *store, struct eng_member *m, bool for_snapshot,
+		    struct fmt_error *err);
+
 /* Creates (or takes the standby of) every member's pending overlay, durable with its name. */
 int eng_batch_create_overlays(struct eng_batch *batch, struct eng_member *members, size_t count,
 			      struct fmt_error *err);

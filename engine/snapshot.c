@@ -129,57 +129,6 @@ static void unmark_member(struct eng_store *store, const struct cat_disk *disk)
 	pthread_mutex_unlock(&store->lock);
 }
 
-static bool is_poisoned(const struct eng_member *m)
-{
-	for (uint32_t i = 0; i < m->entry->unhardened_count; i++)
-		if (atomic_load(&m->entry->unhardened[i]->poisoned))
-			return true;
-	return atomic_load(&m->tail->poisoned);
-}
-
-/*
- * JN-5, RO-5: layers whose tags in the journal may be in use when the cut has made one more; tags are
- * given back oldest first. A roll leaves one for a snapshot.
- */
-static int check_tags(struct eng_snapshot *s, struct eng_member *m, struct fmt_error *err)
-{
-	uint32_t n = 2,
-		 most = ENG_JOURNAL_LAYERS - !s->has_snapshot; /* the tail, and the new one */
-
-	if (!m->entry->disk || !m->entry->unhardened_count)
-		return 0;
-	for (struct eng_layer *l = m->entry->unhardened[0]; l != m->tail; n++)
-		l = atomic_load(&l->succ)->layer;
-	if (n <= most)
-		return 0;
-	eng_disk_post_harden(m->entry->disk); /* for the next one: perhaps nobody flushes */
-	return fmt_fail(err, -EBUSY,
-			"%s/%s: %u layers of it are not durable yet, expected at most %u (JN-5)",
-			m->disk.vm_name, m->disk.name, n - 1, most - 1);
-}
-
-/* The disk is busy by us: its row may have changed until now, and its head moved. */
-static int open_member(struct eng_snapshot *s, struct eng_member *m, struct fmt_error *err)
-{
-	struct eng_layer *tail;
-	int r = eng_catalog_get_disk_id(s->store->catalog, &m->disk.id, &m->disk);
-
-	if (r < 0)
-		return fmt_fail(err, r, "%s/%s: cannot read the catalog: %s", m->disk.vm_name,
-				m->disk.name, strerror(-r));
-	r = eng_entry_tail(m->entry, &m->disk, err, &tail);
-	if (r < 0)
-		return r;
-	/* A worker that has not looked yet is behind; the chain's end is what counts. */
-	m->tail = eng_layer_get(eng_layer_newest(tail));
-	eng_entry_forget_hardened(m->entry);
-	if (is_poisoned(m))
-		return fmt_fail(err, -ENOTRECOVERABLE,
-				"%s/%s: a failed flush poisoned it; reopen the store",
-				m->disk.vm_name, m->disk.name);
-	return check_tags(s, m, err);
-}
-
 static int add_member(struct eng_snapshot *s, const struct cat_disk *disk, struct fmt_error *err)
 {
 	struct eng_member *m = &s->members[s->count];
@@ -194,7 +143,7 @@ static int add_member(struct eng_snapshot *s, const struct cat_disk *disk, struc
 	r = eng_entry_claim(s->store, &disk->id, 0, &m->entry);
 	if (r == -EBUSY)
 		return 0; /* a roll, an attach, a detach: the job waits for its end */
-	return r < 0 ? r : open_member(s, m, err);
+	return r < 0 ? r : eng_member_open(s->store, m, s->has_snapshot, err);
 }
 
 /* CU-5: what was busy at the check is waited for here, on the job's thread. */
@@ -211,7 +160,7 @@ static int claim_rest(struct eng_snapshot *s, uint64_t deadline_ns, struct fmt_e
 			return fmt_fail(err, r == -EBUSY ? -ETIMEDOUT : r,
 					"%s/%s: busy with a roll, an attach or a detach",
 					m->disk.vm_name, m->disk.name);
-		r = open_member(s, m, err);
+		r = eng_member_open(s->store, m, s->has_snapshot, err);
 		if (r < 0)
 			return r;
 	}
@@ -817,7 +766,7 @@ int eng_roll_run(struct eng_entry *entry, struct fmt_error *err)
 		s->count = 1;
 		m->entry = entry;
 		m->disk.id = entry->id;
-		r = open_member(s, m, err);
+		r = eng_member_open(s->store, m, s->has_snapshot, err);
 	}
 	if (r == 0)
 		r = run(s, ROLL_NS, err);

@@ -60,6 +60,19 @@ fails 1 '"code": 6' "6: type 3" snapshot create prod --type=3 --output=json
 fails 1 '"code": 1' "1: a vendor's type" snapshot create prod --type=32768 --output=json
 fails 1 '"code": 1[,}]' "1: application consistency" snapshot create prod --consistency=application \
 	--output=json
+v vm create agent --guest-agent="$dir/ga.sock" || die "vm"
+v disk create agent/root --size=1M || die "disk"
+v collection create quiet agent || die "collection"
+fails 1 '"code": 2[,}]' "2: an agent that is not there" snapshot create quiet \
+	--consistency=application --output=json
+grep -q 'VM agent' err || die "which guest it was is not told"
+ok "which may fall back" snapshot create quiet@s1 --consistency=application \
+	'--settings={"FallbackToCrash": true}' --output=json
+has consistency 2 "to crash consistency, and says so"
+grep -q '"frozen": false' out || die "the guest is not listed"
+ok "in words too" snapshot create quiet@s2 --consistency=application \
+	'--settings={"FallbackToCrash": true}'
+grep -q 'agent: not frozen: ' out || die "the guest is not named"
 v collection create empty || die "collection"
 fails 1 '"code": 5' "5: an empty collection" snapshot create empty --output=json
 v disk create web/swap --size=1M --independent || die "disk"
@@ -78,7 +91,7 @@ fails 1 "s5" "makes nothing" snapshot show prod@s5
 fails 1 '"code": 5' "and tells the answer" snapshot create prod@s5 --dry-run --output=json
 
 ok "list" snapshot list --output=json
-is "$(grep -c '"snapshot"' out)" 5 "all"
+is "$(grep -c '"snapshot"' out)" 7 "all"
 ok "list of a collection" snapshot list prod
 grep -qE '^prod@s2 +recovery +crash +4 ' out || die "no table"
 ok "show" snapshot show prod@s1 --output=json

@@ -38,6 +38,12 @@ has size 16777216 "to that size"
 fails 1 "" "and never shrinks" disk resize web/root 8M
 
 ok "another VM" vm create db
+fails 1 '"EINVAL"' "a guest agent has an absolute path" vm set db --guest-agent=x --output=json
+ok "a guest agent" vm set db --guest-agent=/run/db.sock --output=json
+has guest_agent /run/db.sock "is kept"
+ok "and goes" vm set db --guest-agent=none --output=json
+has guest_agent null "again"
+fails 2 "nothing to set" "something must be set" vm set db
 ok "with a disk" disk create db/root --size=4M
 ok "a collection" collection create prod web db --output=json
 has collection prod "has its name"
