@@ -12,91 +12,152 @@
 
 #include "engine/image_impl.h"
 #include "engine/index.h"
+#include "engine/line.h"
 #include "engine/qcow2_write.h"
 
-#define CHUNK (2u << 20)  /* bytes read at once */
+#define CHUNK (1u << 20)  /* bytes read at once */
 #define PIECE (64u << 10) /* zeros are left out in this unit */
+
+struct chunk {
+	uint64_t at;
+	size_t len;
+	uint8_t *buf;
+};
 
 struct copy {
 	struct eng_io *io;
 	const struct eng_convert *how;
 	char *path; /* of the new file until it is whole */
 	struct eng_image *src, *dst;
+	struct eng_source source;
 	uint64_t size;
-	uint8_t *buf;
+	struct eng_line *line;
+	struct chunk *chunks; /* by slot of the line */
+	unsigned slots;
 	struct eng_pace pace;
 	struct fmt_error *err;
 };
 
-/* --- the copy --- */
+/* --- the copy: the line's steps --- */
 
 static bool is_zero(const uint8_t *p, size_t len)
 {
 	return p[0] == 0 && !memcmp(p, p + 1, len - 1);
 }
 
-/* Writes what is not zero of the chunk at @at. */
-static int write_chunk(struct copy *c, size_t len, uint64_t at)
+static int read_chunk(void *arg, unsigned slot, struct fmt_error *err)
 {
+	struct copy *c = arg;
+	struct chunk *k = &c->chunks[slot];
+
+	return c->source.read(c->source.arg, k->buf, k->len, k->at, err);
+}
+
+/* Writes what is not zero. */
+static int write_chunk(void *arg, unsigned slot, struct fmt_error *err)
+{
+	struct copy *c = arg;
+	const struct chunk *k = &c->chunks[slot];
 	size_t from = 0, next;
 	int r = 0;
 
-	for (size_t p = 0; p < len && r == 0; p = next) {
-		next = PIECE - (at + p) % PIECE;
-		next = len - p < next ? len : p + next;
-		if (is_zero(c->buf + p, next - p)) {
+	for (size_t p = 0; p < k->len && r == 0; p = next) {
+		next = PIECE - (k->at + p) % PIECE;
+		next = k->len - p < next ? k->len : p + next;
+		if (is_zero(k->buf + p, next - p)) {
 			if (p > from)
-				r = eng_image_write(c->dst, c->buf + from, p - from, at + from,
-						    c->err);
+				r = eng_image_write(c->dst, k->buf + from, p - from, k->at + from,
+						    err);
 			from = next;
 		}
 	}
-	if (r == 0 && len > from)
-		r = eng_image_write(c->dst, c->buf + from, len - from, at + from, c->err);
+	if (r == 0 && k->len > from)
+		r = eng_image_write(c->dst, k->buf + from, k->len - from, k->at + from, err);
 	return r;
 }
 
-static int report(struct copy *c, uint64_t done)
+/* A raw file is written in any order; a vmo in the disk's, which is how it is read best. */
+static const struct eng_line_steps raw_steps = {.work = read_chunk, .finish = write_chunk};
+static const struct eng_line_steps vmo_steps = {.work = read_chunk, .commit = write_chunk};
+
+/* --- the copy: what is fed --- */
+
+static int feed(struct copy *c, uint64_t at, size_t len)
 {
-	return eng_pace(&c->pace, done, c->err);
+	unsigned slot = 0;
+	int r = eng_line_take(c->line, &slot);
+
+	if (r < 0)
+		return r;
+	c->chunks[slot].at = at;
+	c->chunks[slot].len = len;
+	eng_line_feed(c->line);
+	c->pace.moved += len;
+	return eng_pace(&c->pace, at + len, c->err);
 }
 
-static int copy_extent(struct copy *c, const struct eng_extent *e)
+static int feed_extent(struct copy *c, const struct eng_extent *e)
 {
 	uint64_t at = e->start, end = e->start + e->length, step;
 	int r = 0;
 
 	if (e->state != ENG_EXTENT_DATA)
-		return report(c, end);
+		return eng_pace(&c->pace, end, c->err);
 	for (; r == 0 && at < end; at += step) {
 		step = CHUNK - at % CHUNK;
 		step = step < end - at ? step : end - at;
-		r = eng_image_read(c->src, c->buf, step, at, c->err);
-		if (r == 0)
-			r = write_chunk(c, step, at);
-		c->pace.moved += step;
-		if (r == 0)
-			r = report(c, at + step);
+		r = feed(c, at, step);
 	}
 	return r;
 }
 
-static int copy_all(struct copy *c)
+static int feed_all(struct copy *c)
 {
 	struct eng_extent e;
 	uint64_t at = 0;
-	int r = report(c, 0);
+	int r = eng_pace(&c->pace, 0, c->err);
 
-	c->buf = malloc(CHUNK);
-	if (!c->buf)
-		return fmt_fail(c->err, -ENOMEM, "%s: out of memory", c->path);
 	while (r == 0 && at < c->size) {
-		r = eng_image_extent(c->src, at, &e, c->err);
+		r = c->source.extent(c->source.arg, at, &e, c->err);
 		if (r == 0)
-			r = copy_extent(c, &e);
+			r = feed_extent(c, &e);
 		at += e.length;
 	}
-	free(c->buf);
+	return r;
+}
+
+static int make_chunks(struct copy *c)
+{
+	c->chunks = calloc(c->slots, sizeof(*c->chunks));
+	for (unsigned i = 0; c->chunks && i < c->slots; i++) {
+		c->chunks[i].buf = malloc(CHUNK);
+		if (!c->chunks[i].buf)
+			return -ENOMEM;
+	}
+	return c->chunks ? 0 : -ENOMEM;
+}
+
+static int copy_all(struct copy *c, const struct eng_line_steps *steps)
+{
+	unsigned threads = eng_line_threads(c->io);
+	struct fmt_error why = {""};
+	int r, ended;
+
+	c->slots = 2 * threads;
+	r = make_chunks(c);
+	if (r == 0)
+		r = eng_line_create(c->io, threads, c->slots, steps, c, &c->line);
+	if (r < 0) {
+		fmt_fail(c->err, r, "%s: cannot begin: %s", c->path, strerror(-r));
+	} else {
+		r = feed_all(c);
+		ended = eng_line_end(c->line, &why);
+		if (ended < 0 && r != -ECANCELED)
+			r = fmt_fail(c->err, ended, "%s", why.text);
+	}
+	for (unsigned i = 0; c->chunks && i < c->slots; i++)
+		free(c->chunks[i].buf);
+	free(c->chunks);
 	return r;
 }
 
@@ -148,7 +209,7 @@ static int fill(struct copy *c, const char *format)
 
 	if (r < 0)
 		return r;
-	r = copy_all(c);
+	r = copy_all(c, strcmp(format, "vmo") ? &raw_steps : &vmo_steps);
 	if (r == 0)
 		r = eng_image_flush(c->dst, c->err);
 	eng_image_close(c->dst);
@@ -178,9 +239,8 @@ static int make_qcow2(struct copy *c)
 		.cluster_bits = c->how->cluster_bits,
 		.compress = c->how->compress,
 	};
-	struct eng_source source = eng_image_source(c->src);
 
-	return eng_qcow2_write(c->io, &target, &source, &c->pace, c->err);
+	return eng_qcow2_write(c->io, &target, &c->source, &c->pace, c->err);
 }
 
 /* --- all of it --- */
@@ -249,7 +309,8 @@ int eng_image_convert(struct eng_io *io, const char *src, const char *dst,
 	r = eng_image_open_as(io, src, how->src_format, NULL, false, err, &c.src);
 	if (r < 0)
 		return r;
-	c.size = c.pace.total = eng_image_size(c.src);
+	c.source = eng_image_source(c.src);
+	c.size = c.pace.total = c.source.size;
 	r = convert(&c, dst, how->dst_format ? how->dst_format : "raw");
 	if (r < 0 && err && !err->text[0])
 		fmt_fail(err, r, "%s: cannot copy %s: %s", dst, src, strerror(-r));

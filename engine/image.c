@@ -302,6 +302,15 @@ uint64_t eng_image_size(const struct eng_image *image)
 	return image->size;
 }
 
+const struct eng_layer *eng_image_base(const struct eng_image *image)
+{
+	const struct eng_disk *disk = image->disk; /* immutable, where nothing is written */
+
+	if (image->writable || disk->nlayers != 1 || disk->layers[0]->kind == FMT_KIND_OVERLAY)
+		return NULL;
+	return disk->layers[0];
+}
+
 /* --- requests --- */
 
 static void req_done(struct eng_req *req)

@@ -42,4 +42,10 @@ int eng_finder_open_parent(struct eng_finder *f, const struct eng_layer *child,
 int eng_finder_open_chain(struct eng_finder *f, const char *path, const char *format, bool writable,
 			  struct fmt_error *err, struct eng_layer ***layers, uint32_t *count);
 
+/*
+ * The one file that a read-only image is, raw or qcow2, with nothing above: any thread may read it, as
+ * long as the image is open. NULL: there are overlays, or it may change.
+ */
+const struct eng_layer *eng_image_base(const struct eng_image *image);
+
 #endif
