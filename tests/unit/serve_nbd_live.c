@@ -345,6 +345,100 @@ Test(serve_nbd_live, snapshots_are_exports)
 	close(fd);
 }
 
+/* A SET_META_CONTEXT of @count contexts for @name, after structured replies; ids are in their order. */
+static int open_with_contexts(const char *name, const char *const *contexts, uint32_t count)
+{
+	uint8_t data[600], *p = nbd_put32(data, (uint32_t)strlen(name));
+	int fd = greet();
+
+	say_option(fd, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
+	cr_assert_eq(hear_option(fd), NBD_REP_ACK);
+	memcpy(p, name, strlen(name));
+	p = nbd_put32(p + strlen(name), count);
+	for (uint32_t i = 0; i < count; i++) {
+		p = nbd_put32(p, (uint32_t)strlen(contexts[i]));
+		memcpy(p, contexts[i], strlen(contexts[i]));
+		p += strlen(contexts[i]);
+	}
+	say_option(fd, NBD_OPT_SET_META_CONTEXT, data, (uint32_t)(p - data));
+	cr_assert_eq(hear_option(fd), NBD_REP_ACK);
+	cr_assert_eq(ask(fd, NBD_OPT_GO, name), NBD_REP_ACK);
+	return fd;
+}
+
+struct extents {
+	uint32_t length[16], flags[16];
+	unsigned count;
+};
+
+/* One chunk of BLOCK_STATUS; whether it is the last. */
+static bool hear_extents(int fd, uint32_t context, struct extents *ret)
+{
+	uint8_t head[NBD_STRUCTURED_LEN + 4], data[16 * 8];
+	uint32_t len;
+
+	hear(fd, head, sizeof(head));
+	cr_assert_eq(nbd_get32(head), NBD_STRUCTURED_MAGIC);
+	cr_assert_eq(nbd_get16(head + 6), NBD_CHUNK_BLOCK_STATUS);
+	cr_assert_eq(nbd_get32(head + 20), context);
+	len = nbd_get32(head + 16) - 4;
+	cr_assert_leq(len, sizeof(data));
+	hear(fd, data, len);
+	ret->count = len / 8;
+	for (unsigned i = 0; i < ret->count; i++) {
+		ret->length[i] = nbd_get32(data + 8 * i);
+		ret->flags[i] = nbd_get32(data + 8 * i + 4);
+	}
+	return nbd_get16(head + 4) & NBD_REPLY_DONE;
+}
+
+static void expect_extents(const struct extents *e, unsigned count, const uint32_t (*want)[2])
+{
+	cr_assert_eq(e->count, count, "%u extents", e->count);
+	for (unsigned i = 0; i < count; i++) {
+		cr_expect_eq(e->length[i], want[i][0], "extent %u: %u bytes", i, e->length[i]);
+		cr_expect_eq(e->flags[i], want[i][1], "extent %u: %x", i, e->flags[i]);
+	}
+}
+
+/* NB-20..NB-24: written, cut, written again. */
+Test(serve_nbd_live, block_status_through_every_context)
+{
+	static const char *const contexts[] = {"base:allocation", "vmimg:depth",
+					       "vmimg:changed:c@s"};
+	static const uint32_t allocation[][2] = {{20480, 0}, {MIB - 20480, 3}};
+	static const uint32_t depth[][2] = {{8192, 1}, {12288, 0}, {MIB - 20480, UINT32_MAX}};
+	static const uint32_t changed[][2] = {{8192, 0}, {12288, 1}, {MIB - 20480, 0}};
+	struct vmimg_ref ref = {.name = "s"};
+	uint8_t data[12288];
+	struct extents e;
+	int fd = open_export("vm/a");
+
+	memset(data, 1, sizeof(data));
+	cr_assert_eq(write_at(fd, 0, data, sizeof(data)), 0);
+	cr_assert_eq(vmimg_create_snapshot(server.svc, "c", "{\"Synchronous\": true}",
+					   VMIMG_SNAPSHOT_RECOVERY, &ref, NULL, NULL),
+		     0);
+	cr_assert_eq(write_at(fd, 8192, data, sizeof(data)), 0);
+	close(fd);
+	fd = open_with_contexts("vm/a", contexts, 3);
+	request(fd, 0, NBD_CMD_BLOCK_STATUS, 5, 0, MIB);
+	cr_expect_not(hear_extents(fd, 0, &e));
+	expect_extents(&e, 2, allocation);
+	cr_expect_not(hear_extents(fd, 1, &e));
+	expect_extents(&e, 3, depth);
+	cr_expect(hear_extents(fd, 2, &e));
+	expect_extents(&e, 3, changed);
+	request(fd, NBD_CMD_FLAG_REQ_ONE, NBD_CMD_BLOCK_STATUS, 6, 4096, 8192);
+	cr_expect_not(hear_extents(fd, 0, &e));
+	expect_extents(&e, 1, (const uint32_t[][2]){{8192, 0}});
+	cr_expect_not(hear_extents(fd, 1, &e));
+	expect_extents(&e, 1, (const uint32_t[][2]){{4096, 1}});
+	cr_expect(hear_extents(fd, 2, &e));
+	expect_extents(&e, 1, (const uint32_t[][2]){{4096, 0}});
+	close(fd);
+}
+
 /* NB-2 */
 Test(serve_nbd_live, the_empty_name_is_the_only_disk)
 {
