@@ -175,6 +175,12 @@ static int make_disk(struct eng_entry *entry, struct eng_queue *queue, uint64_t 
 		.map_memory = store->options.map_memory,
 	};
 
+	if (atomic_load(&layers[n - 1]->size) < size)
+		return fmt_fail(err, -EUCLEAN,
+				"%s: of %llu bytes, expected the disk's %llu at least (AT-6)",
+				layers[n - 1]->path,
+				(unsigned long long)atomic_load(&layers[n - 1]->size),
+				(unsigned long long)size);
 	return eng_disk_create(&spec, err, ret);
 }
 

@@ -288,6 +288,30 @@ Test(engine_resize, a_failed_sync_poisons_the_head)
 	finish();
 }
 
+/* AT-6 */
+Test(engine_resize, a_head_smaller_than_its_disk_is_refused)
+{
+	struct cat_disk row;
+
+	begin(1, OLD);
+	for (unsigned i = 0; i < 2; i++) { /* a raw head, an overlay */
+		must(eng_catalog_get_disk(store->catalog, "a", "d0", &row) == 0);
+		for (unsigned more = 1; more < 2; more--) {
+			row.size = OLD + more * 512;
+			must(eng_catalog_begin(store->catalog) == 0);
+			eng_catalog_put_disk(store->catalog, &row);
+			must(eng_catalog_commit(store->catalog, &err) == 0);
+			cr_expect_eq(eng_store_attach(store, queue[0], "a/d0", 0, &err, &disk[0]),
+				     more ? -EUCLEAN : 0);
+		}
+		if (i == 0) {
+			must(snapshot("s") == 0);
+			detach(0);
+		}
+	}
+	end();
+}
+
 /* --- deaths --- */
 
 static void die_now(void *arg)
@@ -321,9 +345,13 @@ static void expect_after(bool overlay, enum told told, const char *what, uint64_
 	attach(0, 0);
 	cr_assert_eq(disk[0]->size, size);
 	cr_assert(holds(0, overlay ? 2 : 1, 0, 4 * BLOCK), "%s %lu", what, at);
-	cr_assert(holds(0, 1, 4 * BLOCK, OLD - 4 * BLOCK), "%s %lu", what, at);
+	cr_assert(holds(0, 1, 4 * BLOCK, OLD - 5 * BLOCK), "%s %lu", what, at);
 	if (told == TOLD_FLUSHED)
 		cr_assert(holds(0, 3, NEW - BLOCK, BLOCK), "%s %lu", what, at);
+	must(do_write(0, 5, size - BLOCK, BLOCK) == 0); /* the head agrees with the catalog */
+	detach(0);
+	attach(0, 0);
+	cr_assert(holds(0, 5, size - BLOCK, BLOCK), "%s %lu", what, at);
 	cr_assert_eq(grow(2 * NEW), 0, "%s %lu: %s", what, at, err.text);
 	cr_assert(holds(0, 0, OLD, NEW - BLOCK - OLD), "%s %lu: zeros behind the end", what, at);
 	cr_assert_eq(do_write(0, 4, 2 * NEW - BLOCK, BLOCK), 0);
