@@ -77,7 +77,7 @@ stop() {
 }
 
 in_order() { # SNAPSHOT...: read back, judged by another VM, and the file systems are sound
-	judge "$@" || die "$*: not in order"
+	judge_all "$@" || die "$*: not in order"
 	echo "- $* are in order ($SECONDS s)"
 }
 
