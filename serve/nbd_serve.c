@@ -265,6 +265,7 @@ static void on_io(struct srv_io *io, int32_t result)
 static void go(struct nbd_req *req)
 {
 	const struct nbd_request *w = &req->wire;
+	bool idle = w->type == NBD_CMD_CACHE && !req->conn->nbd->server->options.open.buffered;
 
 	req->start_ns = srv_now_ns();
 	req->iov.iov_base = req->buf;
@@ -272,12 +273,10 @@ static void go(struct nbd_req *req)
 		nbd_status_start(req);
 	else if (w->type == NBD_CMD_FLUSH)
 		start(req, 0, 0);
-	else if (w->length == 0)
+	else if (w->length == 0 || idle) /* NB-35 */
 		nbd_reply(req, 0);
 	else if (!in_pieces(req))
 		start(req, w->offset, w->length);
-	else if (w->type == NBD_CMD_CACHE && !req->conn->nbd->server->options.open.buffered)
-		nbd_reply(req, 0); /* NB-35 */
 	else if (is_zero_write(req) && w->flags & NBD_CMD_FLAG_FAST_ZERO)
 		nbd_reply(req, -ENOTSUP); /* NB-34 */
 	else if (is_zero_write(req) && !(req->iov.iov_base = zeros()))
