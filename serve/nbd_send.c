@@ -10,6 +10,7 @@
 
 #include "serve/nbd_conn.h"
 
+#define OUT_KEEP  (64u << 10)
 #define IOV_NOW   256u
 #define IOV_RING  64u
 #define TLS_AHEAD (256u << 10) /* TL-6 */
@@ -60,8 +61,13 @@ static size_t advance_greeting(struct nbd_conn *c, size_t len)
 		return len;
 	n = out->len - out->sent < len ? out->len - out->sent : len;
 	out->sent += n;
-	if (out->sent == out->len)
+	if (out->sent == out->len) {
 		out->sent = out->len = 0;
+		if (out->cap > OUT_KEEP) { /* a long list: no client keeps that */
+			free(out->bytes);
+			*out = (struct nbd_out){0};
+		}
+	}
 	return len - n;
 }
 
