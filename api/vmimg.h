@@ -99,14 +99,16 @@ struct vmimg_options {
 VMIMG_API int vmimg_store_init(const char *dir, struct vmimg_error *err);
 /*
  * Opens the store in @dir and takes its lock: -EBUSY when another process has it (and until that
- * one's last request in flight is done). Recovers what a crash left (spec/snapshot.md, "Recovery").
+ * one's last request in flight is done). Recovers what a crash left (spec/snapshot.md, "Recovery"), and
+ * thaws in the background guests that a dead process may have left frozen (spec/quiesce.md).
  * @options: NULL for the defaults; copied.
  */
 VMIMG_API int vmimg_open(const char *dir, const struct vmimg_options *options,
 			 struct vmimg_error *err, struct vmimg_service **ret);
 /*
  * Waits for running jobs, detaches nothing: every disk must be detached, every queue destroyed and every
- * subscription ended, else -EBUSY. NULL is fine.
+ * subscription ended, else -EBUSY. Waits up to a second for guests that are still to be thawed; their
+ * lease goes on. NULL is fine.
  */
 VMIMG_API int vmimg_close(struct vmimg_service *svc);
 
@@ -213,7 +215,8 @@ struct vmimg_job;
  * 1, 4, 5, 6 at once with nothing changed and *@job NULL. @err: why, also for a synchronous failure.
  * @job: release with vmimg_job_put(); may be NULL.
  * Any thread, but with Synchronous not the thread of a queue that has a member disk attached and
- * requests in flight: it would wait for itself, and time out (3).
+ * requests in flight, nor, with ConsistencyLevel 1, one that serves a guest: it would wait for itself,
+ * and time out (3).
  */
 VMIMG_API uint32_t vmimg_create_snapshot(struct vmimg_service *svc, const char *collection,
 					 const char *settings, uint16_t type,
