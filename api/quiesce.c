@@ -563,10 +563,9 @@ static void hand_on(struct api_quiesce *q)
 	for (size_t i = 0; i < q->count; i++) {
 		struct api_guest *g = q->guests[i];
 
-		if (g->recorded && g->sent && !g->confirmed)
+		/* A lease still tells of all its guests. */
+		if (g->recorded && (q->lease || (g->sent && !g->confirmed)))
 			guests[n++] = g;
-		else if (q->lease && g->recorded)
-			guests[n++] = g; /* its lease still tells of it */
 		else
 			q->guests[left++] = g;
 		g->forgotten = !g->sent;

@@ -64,7 +64,8 @@ static const char *const schema[] = {
 	"disks INTEGER NOT NULL, skipped INTEGER NOT NULL, created_ns INTEGER NOT NULL, "
 	"cut_wall_ns INTEGER NOT NULL, cut_ns INTEGER NOT NULL, prepare_ns INTEGER NOT NULL, "
 	"drain_ns INTEGER NOT NULL, harden_ns INTEGER NOT NULL, total_ns INTEGER NOT NULL, "
-	"max_write_latency_ns INTEGER NOT NULL, freeze_ns INTEGER NOT NULL, UNIQUE (collection, name)) STRICT",
+	"max_write_latency_ns INTEGER NOT NULL, freeze_ns INTEGER NOT NULL, "
+	"UNIQUE (collection, name)) STRICT",
 
 	"CREATE TABLE snapshot_disks (snapshot BLOB NOT NULL REFERENCES snapshots "
 	"ON DELETE CASCADE" DEFERRED ", disk BLOB NOT NULL, layer BLOB REFERENCES layers" DEFERRED
