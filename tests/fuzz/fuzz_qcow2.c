@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * fuzz_qcow2.c - any bytes as an image: opened, mapped and read through the engine's reader, with a
- * raw file and a second copy as possible backing files. The seeds in corpus/ were made by qemu-img, but
- * for subclusters: that one was made by hand, to be small. Invariants:
+ * raw file and a second copy as possible backing files. The seeds in corpus/ were made by qemu-img;
+ * written* by vmimg convert, with clusters of 512 bytes; subclusters by hand, to be small. Invariants:
  * - no crash, no undefined behaviour, no leak; bounded memory and time
  * - every extent is inside the disk, and one that is not data reads as zeros
  * - two reads of one place give the same bytes

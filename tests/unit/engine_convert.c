@@ -420,3 +420,45 @@ Test(engine_convert, any_failed_operation_fails_the_copy_and_removes_it, .timeou
 	cr_expect_gt(failed, 20u);
 	eng_fault_destroy(fault);
 }
+
+/* IM-8: from some transfer on, half of it and then none: a full disk, a broken one, either side. */
+Test(engine_convert, disk_that_fails_in_the_middle_for_good_leaves_nothing, .timeout = 120)
+{
+	static const uint32_t ops[] = {ENG_FAULT_ANY_WRITE, ENG_FAULT_ANY_READ};
+	static const char *const formats[] = {"raw", "vmo", "qcow2", "qcow2"};
+	struct eng_fault *fault = NULL;
+	unsigned failed = 0;
+
+	make_raw("a", SIZE);
+	cr_assert_eq(eng_fault_create(t.io, &fault), 0);
+	for (unsigned i = 0; i < 64; i++) {
+		struct eng_fault_rule rule = {
+			.ops = ops[i % 2],
+			.path = i % 2 ? "/a" : "/b",
+			.skip = i / 16,
+			.sticky = true,
+			.error = i / 8 % 2 ? -EIO : -ENOSPC,
+			.shorten = i / 2 % 2,
+			.short_len = 1024,
+		};
+		struct eng_convert how = {.src_format = "raw",
+					  .dst_format = formats[i % 4],
+					  .compress = i % 4 == 3};
+		int n = eng_fault_add(fault, &rule), r;
+
+		cr_assert_geq(n, 0);
+		r = eng_image_convert(eng_fault_io(fault), tmp_path(&t, "a"), tmp_path(&t, "b"),
+				      &how, &err);
+		if (eng_fault_struck(fault, n)) {
+			failed++;
+			cr_assert_eq(r, rule.error, "%u: %s", i, err.text);
+			cr_assert_eq(files(), 1u, "%u", i);
+		} else {
+			cr_assert_eq(r, 0, "%s", err.text);
+			unlink(tmp_path(&t, "b"));
+		}
+		eng_fault_clear(fault);
+	}
+	cr_expect_gt(failed, 30u);
+	eng_fault_destroy(fault);
+}
