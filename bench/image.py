@@ -5,7 +5,7 @@
     image.py VMIMG DIRECTORY MIB ROUNDS
 
 The image is MIB of /usr/lib as tar packs it: what a system disk holds. It is in the page cache, for
-both; the results are written to DIRECTORY's file system and durable for both (-t none, whose last act
+both, but for compare, which is measured with cold files, too; the results are written to DIRECTORY's file system and durable for both (-t none, whose last act
 is a flush; with -c, which is bound by the processors, qemu-img's own way, which is not durable). A line
 of JSON for each figure: bytes of the image a second. Every result is compared with its source.
 """
@@ -42,6 +42,14 @@ def timed(command, out=None):
     return time.monotonic() - start
 
 
+def evict(*paths):
+    """From the page cache."""
+    for path in paths:
+        fd = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+
 def main(vmimg, directory, mib, rounds):
     raw, ours, theirs = (os.path.join(directory, name) for name in ('raw', 'a.qcow2', 'b.qcow2'))
 
@@ -54,8 +62,12 @@ def main(vmimg, directory, mib, rounds):
         say('convert', 'vmimg', timed([vmimg, 'convert', '-O', 'qcow2', raw, ours], ours))
         say('convert', 'peer',
             timed(['qemu-img', 'convert', '-t', 'none', '-O', 'qcow2', raw, theirs], theirs))
-        say('compare', 'vmimg', timed([vmimg, 'compare', raw, ours]))
-        say('compare', 'peer', timed(['qemu-img', 'compare', '-F', 'qcow2', '-f', 'raw', raw, ours]))
+        for what, cold in (('compare', True), ('compare_cached', False)):
+            for side, command in (('vmimg', [vmimg]), ('peer', ['qemu-img'])):
+                os.sync()
+                if cold:
+                    evict(raw, ours)
+                say(what, side, timed(command + ['compare', '-f', 'raw', '-F', 'qcow2', raw, ours]))
     for _ in range(rounds):
         say('compress', 'vmimg', timed([vmimg, 'convert', '-c', '-O', 'qcow2', raw, ours], ours))
         say('compress', 'peer',

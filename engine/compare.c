@@ -13,7 +13,7 @@
 
 #include "engine/line.h"
 
-#define CHUNK     (1u << 20)   /* bytes read at once from each */
+#define CHUNK     (512u << 10) /* bytes read at once from each */
 #define COARSE    (128u << 10) /* shorter extents are not told from what follows them */
 #define STEP      4096u        /* bytes compared at once */
 #define MEM_ALIGN 4096u
@@ -226,7 +226,7 @@ int eng_compare(struct eng_io *io, const struct eng_source *a, const struct eng_
 		.side = {{.source = a}, {.source = b}},
 		.size = a->size > b->size ? a->size : b->size,
 		.pace = pace,
-		.slots = 2 * threads,
+		.slots = ENG_LINE_SLOTS * threads,
 		.differs = SAME,
 	};
 	int r = make_ranges(&c);

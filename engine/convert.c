@@ -15,8 +15,8 @@
 #include "engine/line.h"
 #include "engine/qcow2_write.h"
 
-#define CHUNK (1u << 20)  /* bytes read at once */
-#define PIECE (64u << 10) /* zeros are left out in this unit */
+#define CHUNK (512u << 10) /* bytes read at once */
+#define PIECE (64u << 10)  /* zeros are left out in this unit */
 
 struct chunk {
 	uint64_t at;
@@ -143,7 +143,7 @@ static int copy_all(struct copy *c, const struct eng_line_steps *steps)
 	struct fmt_error why = {""};
 	int r, ended;
 
-	c->slots = 2 * threads;
+	c->slots = ENG_LINE_SLOTS * threads;
 	r = make_chunks(c);
 	if (r == 0)
 		r = eng_line_create(c->io, threads, c->slots, steps, c, &c->line);

@@ -2,9 +2,11 @@
 /*
  * line.c - the assembly line. Pieces have numbers in the order of feeding; piece n uses slot n mod
  * slots. One mutex guards everything but the owner's pieces, which belong to the owner until fed, then
- * to the thread that took them, until the slot is free again.
+ * to the thread that does a step of them, until the slot is free again. No thread waits for a piece
+ * that another one has: a piece whose turn has not come is left where it is, and whoever is free when
+ * it comes goes on with it; so a thread that the processor was taken from holds up nobody's work.
  *
- * LN1: commit of n begins when commit of n - 1 has returned, or never will be called.
+ * LN1: commits are one at a time, in the order of feeding.
  * LN2: once the line has a result, no step begins any more.
  */
 #include "engine/line.h"
@@ -15,15 +17,23 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* FREE -> FED (the owner) -> WORKED -> FREE (threads); the steps are done in between. */
+enum slot_state {
+	SLOT_FREE,
+	SLOT_FED,
+	SLOT_WORKED, /* to be committed, or being so, or to be finished */
+};
+
 struct eng_line {
 	struct eng_io *io;
 	struct eng_line_steps steps;
 	void *arg;
 	unsigned slots, count;
-	pthread_mutex_t lock;                /* guards what follows */
-	pthread_cond_t fed_one, turn, freed; /* workers; workers between steps; the owner */
-	uint64_t fed, taken, committed;      /* pieces */
-	bool *busy;                          /* by slot */
+	pthread_mutex_t lock;           /* guards what follows */
+	pthread_cond_t work, freed;     /* the threads'; the owner's */
+	uint64_t fed, taken, committed; /* pieces */
+	bool committing;                /* a thread has piece number committed */
+	enum slot_state *states;        /* by slot */
 	bool ending;
 	int result;
 	struct fmt_error err;
@@ -49,7 +59,6 @@ static void end_with_locked(struct eng_line *line, int r, const struct fmt_error
 		return;
 	line->result = r;
 	line->err = *err;
-	pthread_cond_broadcast(&line->turn);
 	pthread_cond_broadcast(&line->freed);
 }
 
@@ -68,18 +77,33 @@ static void step_locked(struct eng_line *line, unsigned slot,
 	end_with_locked(line, r, &err);
 }
 
-static void do_piece_locked(struct eng_line *line, uint64_t number)
+static void work_locked(struct eng_line *line)
 {
-	unsigned slot = (unsigned)(number % line->slots);
+	unsigned slot = (unsigned)(line->taken++ % line->slots);
 
 	step_locked(line, slot, line->steps.work);
-	while (line->committed != number) /* LN1 */
-		pthread_cond_wait(&line->turn, &line->lock);
+	line->states[slot] = SLOT_WORKED;
+}
+
+static bool may_commit_locked(const struct eng_line *line)
+{
+	return !line->committing && line->states[line->committed % line->slots] == SLOT_WORKED &&
+	       line->committed < line->taken;
+}
+
+/* LN1. Another thread may commit the next piece while this one is finished. */
+static void commit_locked(struct eng_line *line)
+{
+	unsigned slot = (unsigned)(line->committed % line->slots);
+
+	line->committing = true;
 	step_locked(line, slot, line->steps.commit);
+	line->committing = false;
 	line->committed++;
-	pthread_cond_broadcast(&line->turn);
+	if (may_commit_locked(line))
+		pthread_cond_signal(&line->work);
 	step_locked(line, slot, line->steps.finish);
-	line->busy[slot] = false;
+	line->states[slot] = SLOT_FREE;
 	pthread_cond_signal(&line->freed);
 }
 
@@ -89,12 +113,14 @@ static void line_thread(void *arg)
 
 	pthread_mutex_lock(&line->lock);
 	for (;;) {
-		if (line->taken < line->fed)
-			do_piece_locked(line, line->taken++);
+		if (may_commit_locked(line))
+			commit_locked(line);
+		else if (line->taken < line->fed)
+			work_locked(line);
 		else if (line->ending)
 			break;
 		else
-			pthread_cond_wait(&line->fed_one, &line->lock);
+			pthread_cond_wait(&line->work, &line->lock);
 	}
 	pthread_mutex_unlock(&line->lock);
 }
@@ -103,15 +129,14 @@ static void line_free(struct eng_line *line)
 {
 	pthread_mutex_lock(&line->lock);
 	line->ending = true;
-	pthread_cond_broadcast(&line->fed_one);
+	pthread_cond_broadcast(&line->work);
 	pthread_mutex_unlock(&line->lock);
 	for (unsigned i = 0; i < line->count; i++)
 		eng_io_join(line->io, line->threads[i]);
-	pthread_cond_destroy(&line->fed_one);
-	pthread_cond_destroy(&line->turn);
+	pthread_cond_destroy(&line->work);
 	pthread_cond_destroy(&line->freed);
 	pthread_mutex_destroy(&line->lock);
-	free(line->busy);
+	free(line->states);
 	free(line);
 }
 
@@ -126,8 +151,8 @@ int eng_line_create(struct eng_io *io, unsigned threads, unsigned slots,
 	line = calloc(1, sizeof(*line));
 	if (!line)
 		return -ENOMEM;
-	line->busy = calloc(slots, sizeof(*line->busy));
-	if (!line->busy) {
+	line->states = calloc(slots, sizeof(*line->states));
+	if (!line->states) {
 		free(line);
 		return -ENOMEM;
 	}
@@ -136,8 +161,7 @@ int eng_line_create(struct eng_io *io, unsigned threads, unsigned slots,
 	line->arg = arg;
 	line->slots = slots;
 	pthread_mutex_init(&line->lock, NULL);
-	pthread_cond_init(&line->fed_one, NULL);
-	pthread_cond_init(&line->turn, NULL);
+	pthread_cond_init(&line->work, NULL);
 	pthread_cond_init(&line->freed, NULL);
 	for (; r == 0 && line->count < threads; line->count += r == 0)
 		r = eng_io_spawn(io, "vmimg-line", line_thread, line, &line->threads[line->count]);
@@ -154,7 +178,7 @@ int eng_line_take(struct eng_line *line, unsigned *slot)
 	int r;
 
 	pthread_mutex_lock(&line->lock);
-	while (!line->result && line->busy[next])
+	while (!line->result && line->states[next] != SLOT_FREE)
 		pthread_cond_wait(&line->freed, &line->lock);
 	r = line->result;
 	pthread_mutex_unlock(&line->lock);
@@ -166,9 +190,9 @@ int eng_line_take(struct eng_line *line, unsigned *slot)
 void eng_line_feed(struct eng_line *line)
 {
 	pthread_mutex_lock(&line->lock);
-	line->busy[line->fed % line->slots] = true;
+	line->states[line->fed % line->slots] = SLOT_FED;
 	line->fed++;
-	pthread_cond_signal(&line->fed_one);
+	pthread_cond_signal(&line->work);
 	pthread_mutex_unlock(&line->lock);
 }
 
@@ -178,7 +202,7 @@ int eng_line_end(struct eng_line *line, struct fmt_error *err)
 
 	pthread_mutex_lock(&line->lock);
 	for (unsigned i = 0; i < line->slots; i++) {
-		while (line->busy[i])
+		while (line->states[i] != SLOT_FREE)
 			pthread_cond_wait(&line->freed, &line->lock);
 	}
 	r = line->result;

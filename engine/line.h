@@ -21,7 +21,11 @@ struct eng_line_steps {
 	int (*finish)(void *arg, unsigned slot, struct fmt_error *err); /* any order, or NULL */
 };
 
-enum { ENG_LINE_THREADS_MAX = 32 };
+enum {
+	ENG_LINE_THREADS_MAX = 32,
+	ENG_LINE_SLOTS =
+		4, /* for each thread: work for all, while some pieces wait for their turn */
+};
 
 /* Threads that keep all processors busy although some wait for I/O or for their turn. */
 unsigned eng_line_threads(struct eng_io *io);

@@ -14,7 +14,7 @@
 #include "engine/line.h"
 #include "engine/qcow2_file.h"
 
-#define CHUNK     (1u << 20)   /* bytes; a cluster, where that is more */
+#define CHUNK     (512u << 10) /* bytes; a cluster, where that is more */
 #define COARSE    (128u << 10) /* data shorter than that is not told from what follows it */
 #define MEM_ALIGN 4096u
 
@@ -327,7 +327,7 @@ int eng_qcow2_write(struct eng_io *io, const struct eng_qcow2_target *target,
 		.path = target->path,
 		.compress = target->compress,
 		.backing = target->backing,
-		.slots = 2 * threads,
+		.slots = ENG_LINE_SLOTS * threads,
 	};
 	int r = fmt_qcow2_new_check(&new, err);
 
