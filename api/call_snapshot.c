@@ -81,6 +81,24 @@ static int64_t create_snapshot(struct api_call *call)
 	return 0;
 }
 
+static int64_t destroy_snapshot(struct api_call *call)
+{
+	struct vmimg_job_info info = {0};
+	struct vmimg_job *job = NULL;
+	uint32_t code = vmimg_destroy_snapshot(call->svc, api_call_text(call, 0), &job,
+					       &call->error);
+
+	if (code == VMIMG_INVALID_PARAMETER)
+		return api_call_blame(call, 0, code);
+	if (code)
+		return code;
+	if (job)
+		vmimg_job_info(job, &info);
+	vmimg_job_put(job);
+	call->result = json_pack("{s:i, s:s}", "ReturnValue", 0, "Job", info.instance_id);
+	return 0;
+}
+
 static int64_t check_snapshot(struct api_call *call)
 {
 	char *settings = settings_text(call);
@@ -200,6 +218,7 @@ static int64_t wait_job(struct api_call *call)
 const struct api_method api_snapshot_methods[] = {
 	{"CreateSnapshot", create_snapshot, CREATE_PARAMS},
 	{"CheckSnapshot", check_snapshot, CREATE_PARAMS},
+	{"DestroySnapshot", destroy_snapshot, {TEXT("AffectedSnapshotCollection", true)}},
 	{"RequestStateChange",
 	 request_state_change,
 	 {TEXT("Job", true), NUMBER("RequestedState", true, UINT16_MAX),

@@ -136,6 +136,7 @@ int vmimg_open(const char *dir, const struct vmimg_options *options, struct vmim
 			.map_bound = o.map_bound,
 			.map_memory = o.map_memory,
 			.seal_rate = o.seal_rate,
+			.fold_rate = o.fold_rate,
 			.base_dirs = o.base_dirs,
 		};
 

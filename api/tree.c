@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "api/describe.h"
+#include "engine/fold.h"
 
 static struct eng_catalog *catalog_of(const struct vmimg_service *svc)
 {
@@ -61,6 +62,21 @@ static int count_all(struct vmimg_service *svc, struct counts *ret)
 	return r;
 }
 
+/* What comes back of deleted snapshots: under way, and since the open. */
+static void add_folds(struct vmimg_service *svc, json_t *doc)
+{
+	struct eng_folder_stats stats;
+	json_t *now = json_null();
+
+	eng_folder_stats(svc->store->folder, &stats);
+	if (stats.active)
+		now = json_pack("{s:I, s:I, s:I}", "layers", (json_int_t)stats.layers, "done",
+				(json_int_t)stats.done, "total", (json_int_t)stats.total);
+	json_object_set_new(doc, "folding", now);
+	json_object_set_new(doc, "folds", json_integer((json_int_t)stats.folds));
+	json_object_set_new(doc, "folded_bytes", json_integer((json_int_t)stats.bytes));
+}
+
 int api_store_document(struct vmimg_service *svc, json_t **ret)
 {
 	struct counts n = {0};
@@ -77,6 +93,7 @@ int api_store_document(struct vmimg_service *svc, json_t **ret)
 			 "collections", (json_int_t)n.collections, "snapshots",
 			 (json_int_t)n.snapshots, "layers", (json_int_t)n.layers, "allocated",
 			 (json_int_t)n.allocated);
+	add_folds(svc, *ret);
 	return 0;
 }
 

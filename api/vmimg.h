@@ -93,6 +93,8 @@ struct vmimg_options {
 	/* The program that holds a lease on frozen guests: arguments, NULL-ended; it calls
 	 * vmimg_lease_run(0). NULL: {"vmimg", "lease", NULL}, looked for in PATH. */
 	const char *const *lease_argv;
+	/* bytes a second read for folding; 0: 64 MiB/s, UINT64_MAX: as fast as it goes */
+	uint64_t fold_rate;
 };
 
 /* Makes an empty store in @dir, which must not exist or be empty. */
@@ -227,6 +229,14 @@ VMIMG_API uint32_t vmimg_check_snapshot(struct vmimg_service *svc, const char *c
 					const char *settings, uint16_t type, const char *name,
 					struct vmimg_error *err);
 
+/*
+ * DestroySnapshot: deletes "COLLECTION@NAME" and nothing else (spec/lifecycle.md DL-*). Copies nothing;
+ * the space comes back in the background. 0: gone, durably; 2, 4, 5: @err says why. @job: NULL, or set
+ * with 0 to the job, which has ended; release with vmimg_job_put(). Any thread but a queue's.
+ */
+VMIMG_API uint32_t vmimg_destroy_snapshot(struct vmimg_service *svc, const char *snapshot,
+					  struct vmimg_job **job, struct vmimg_error *err);
+
 /* --- jobs (CIM_ConcreteJob) --- */
 enum vmimg_job_state {
 	VMIMG_JOB_NEW = 2,
@@ -260,6 +270,7 @@ enum vmimg_request_return {
 	VMIMG_REQUEST_BUSY = 4099,
 };
 
+#define VMIMG_JOB_TYPE_DELETE_SNAPSHOT     72
 #define VMIMG_JOB_TYPE_SNAPSHOT_COLLECTION 198
 #define VMIMG_EFFECT_CREATE                5
 

@@ -526,10 +526,31 @@ static int run_show(struct cli *cli, int argc, char **argv)
 	return cli_show(cli, "snapshot", argv[0]);
 }
 
+static int run_delete(struct cli *cli, int argc, char **argv)
+{
+	struct cli_session *s = NULL;
+	json_t *answer = NULL;
+	int status;
+
+	cli_parse(cli, NULL, argc, argv);
+	if (cli_begin(cli, NULL, &s))
+		return CLI_FAILURE;
+	status = cli_call(s, "DestroySnapshot",
+			  json_pack("{s:s}", "AffectedSnapshotCollection", argv[0]), &answer);
+	if (!status && cli->json)
+		status = cli_print_json(cli, json_pack("{s:s, s:i, s:O}", "snapshot", argv[0],
+						       "return_value", 0, "job",
+						       json_object_get(answer, "Job")));
+	json_decref(answer);
+	return cli_end(cli, s, status);
+}
+
 const struct cli_verb cli_snapshot_verbs[] = {
 	{"snapshot create", "COLLECTION[@NAME]",
 	 "Snapshot every disk of every member at one instant", 1, 1, run_create, 0},
 	{"snapshot list", "[COLLECTION]", "List the snapshots", 0, 1, run_list, 0},
 	{"snapshot show", "COLLECTION@NAME", "Show a snapshot and its disks", 1, 1, run_show, 0},
+	{"snapshot delete", "COLLECTION@NAME", "Delete a snapshot; its space comes back behind it",
+	 1, 1, run_delete, 0},
 	{0},
 };

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/fold.h"
 #include "engine/store.h"
 
 #define BUSY_NS (30ull * 1000000000) /* longest wait for a cut to end */
@@ -139,9 +140,11 @@ static int open_chain(struct eng_store *store, const struct fmt_uuid *top, bool 
 					 writable &&
 						 (i + 1 == n || rows[i].state == CAT_LAYER_ACTIVE),
 					 err, &layers[i]);
-		if (r == 0 && i && !fmt_uuid_equal(&layers[i]->hdr.parent_id, &layers[i - 1]->id))
-			r = fmt_fail(err, -EUCLEAN, "%s: its parent is not the layer below (BD-2)",
-				     layers[i]->path);
+		if (r == 0 && i &&
+		    fmt_header_check_child(&layers[i - 1]->hdr, &layers[i]->hdr.parent_id,
+					   layers[i]->hdr.parent_hash) < 0)
+			r = fmt_fail(err, -EUCLEAN, "%s: its parent is not %s (FD-2)",
+				     layers[i]->path, layers[i - 1]->path);
 	}
 	free(rows);
 	if (r < 0) {
@@ -186,6 +189,34 @@ static int make_disk(struct eng_entry *entry, struct eng_queue *queue, uint64_t 
 
 /* --- a snapshot's disk --- */
 
+/* From here on no fold changes the chain; waits for one that is about to commit (FO-5). */
+static struct eng_entry *begin_reading(struct eng_store *store, struct eng_queue *queue,
+				       const struct fmt_uuid *disk)
+{
+	struct eng_entry *entry;
+	bool folding = true;
+
+	while (folding) {
+		pthread_mutex_lock(&store->lock);
+		entry = eng_entry_get_locked(store, disk);
+		folding = entry && entry->folding;
+		if (entry && !folding)
+			entry->readers++;
+		pthread_mutex_unlock(&store->lock);
+		if (folding)
+			eng_queue_turn(queue, 1000000);
+	}
+	return entry;
+}
+
+static void end_reading(struct eng_store *store, struct eng_entry *entry)
+{
+	pthread_mutex_lock(&store->lock);
+	entry->readers--;
+	pthread_mutex_unlock(&store->lock);
+	eng_folder_want(store->folder, &entry->id);
+}
+
 static int attach_snapshot(struct eng_store *store, struct eng_queue *queue, char *collection,
 			   char *snapshot, char *vm, char *name, struct fmt_error *err,
 			   struct eng_disk **ret)
@@ -198,25 +229,22 @@ static int attach_snapshot(struct eng_store *store, struct eng_queue *queue, cha
 
 	if (r < 0)
 		return r;
-	r = open_chain(store, &row.layer, false, err, &layers, &n);
-	if (r < 0)
-		return r;
-	pthread_mutex_lock(&store->lock);
-	entry = eng_entry_get_locked(store, &row.disk);
-	if (entry)
-		entry->readers++;
-	pthread_mutex_unlock(&store->lock);
-	r = entry ? make_disk(entry, queue, row.size, true, layers, n, err, ret) : -ENOMEM;
+	entry = begin_reading(store, queue, &row.disk);
+	if (!entry)
+		return -ENOMEM;
+	/* Its layer may have been folded into another until then. */
+	r = find_snapshot_disk(store, collection, snapshot, vm, name, &row, err);
+	if (r == 0)
+		r = open_chain(store, &row.layer, false, err, &layers, &n);
 	if (r == 0) {
-		free(layers);
-		return 0;
+		r = make_disk(entry, queue, row.size, true, layers, n, err, ret);
+		if (r == 0)
+			free(layers);
+		else
+			put_layers(layers, n);
 	}
-	put_layers(layers, n);
-	if (entry) {
-		pthread_mutex_lock(&store->lock);
-		entry->readers--;
-		pthread_mutex_unlock(&store->lock);
-	}
+	if (r < 0)
+		end_reading(store, entry);
 	return r;
 }
 
@@ -478,16 +506,18 @@ static int detach_view(struct eng_disk *disk)
 	struct eng_entry *entry = disk->owner;
 	struct eng_store *store = entry->store;
 	int r = eng_disk_settle(disk, BUSY_NS);
+	bool view;
 
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&store->lock);
-	if (entry->disk == disk)
+	view = entry->disk != disk;
+	if (!view)
 		entry->disk = NULL;
-	else
-		entry->readers--;
 	pthread_mutex_unlock(&store->lock);
 	eng_disk_destroy(disk);
+	if (view)
+		end_reading(store, entry);
 	return 0;
 }
 

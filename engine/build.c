@@ -11,6 +11,7 @@
 
 #include "engine/index.h"
 #include "engine/part.h"
+#include "engine/swap.h"
 
 #define TRIM 4u /* regions forgotten for one that is built */
 
@@ -29,8 +30,9 @@ struct eng_build {
 	struct eng_build *next;
 	struct eng_disk *disk;
 	uint64_t region;
-	struct eng_layer **layers; /* of the disk, as they were; the disk outlives the build */
-	uint32_t count;
+	/* Of the disk, as they were in that layout; a request waits, so they stay (swap.c). */
+	struct eng_layer **layers;
+	uint32_t count, layout;
 	struct build_run *runs;
 	size_t nruns, cap;
 	uint32_t ordinal;
@@ -66,8 +68,9 @@ static void task_build(struct eng_task *task)
 	struct eng_index *index;
 
 	for (uint32_t i = 0; i < b->count && b->result == 0; i++) {
-		if (b->layers[i]->kind != FMT_KIND_OVERLAY)
-			continue;
+		if (b->layers[i]->kind != FMT_KIND_OVERLAY ||
+		    (i + 1 < b->count && b->layers[i] == b->layers[i + 1]))
+			continue; /* a folded layer is asked once, at its newest ordinal */
 		b->ordinal = i;
 		b->result = eng_layer_index(b->layers[i], NULL, &index);
 		if (b->result == 0)
@@ -104,8 +107,7 @@ static uint64_t region_count(const struct eng_disk *disk)
 	return (disk->blocks + ENG_MAP_REGION - 1) >> ENG_MAP_REGION_BITS;
 }
 
-/* Layers sealed since the disk was attached answer through their indexes from here on (D-3). */
-static void note_sealed(struct eng_disk *disk)
+void eng_build_note_sealed(struct eng_disk *disk)
 {
 	while (disk->indexed + 1 < disk->nlayers &&
 	       atomic_load(&disk->layers[disk->indexed]->sealed)) {
@@ -131,7 +133,7 @@ void eng_build_trim(struct eng_disk *disk, unsigned some)
 {
 	if (eng_map_memory(disk->map) <= disk->map_memory)
 		return;
-	note_sealed(disk);
+	eng_build_note_sealed(disk);
 	for (; some && disk->trim_left; some--, disk->trim_left--) {
 		uint64_t region = disk->clock++ % region_count(disk);
 
@@ -140,13 +142,39 @@ void eng_build_trim(struct eng_disk *disk, unsigned some)
 	}
 }
 
+/* The layers to ask, as they stand for that region now. */
+static int take_layers(struct eng_build *b)
+{
+	const struct eng_disk *disk = b->disk;
+	struct eng_layer **layers = malloc(disk->indexed * sizeof(struct eng_layer *));
+
+	if (!layers)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < disk->indexed; i++)
+		layers[i] = eng_swap_layer(disk, i, b->region);
+	free(b->layers);
+	b->layers = layers;
+	b->count = disk->indexed;
+	b->layout = eng_swap_layout(disk, b->region);
+	return 0;
+}
+
 static void build_done(struct eng_msg *msg)
 {
 	struct eng_build *b = (struct eng_build *)((char *)msg - offsetof(struct eng_build, msg));
 	struct eng_disk *disk = b->disk;
 	struct eng_build **p = &disk->builds;
 	struct build_waiter *w = b->waiters, *next;
-	int r = merge(b);
+	int r;
+
+	/* A fold has come between: these runs name slots of layers that are gone. */
+	if (b->layout != eng_swap_layout(disk, b->region) && take_layers(b) == 0) {
+		b->nruns = 0;
+		b->result = 0;
+		eng_pool_submit(disk->pool, ENG_POOL_URGENT, &b->task);
+		return;
+	}
+	r = b->layout == eng_swap_layout(disk, b->region) ? merge(b) : -ENOMEM;
 
 	while (*p != b)
 		p = &(*p)->next;
@@ -170,15 +198,12 @@ static struct eng_build *build_start(struct eng_disk *disk, uint64_t region)
 
 	if (!b)
 		return NULL;
-	b->layers = malloc(disk->indexed * sizeof(struct eng_layer *));
-	if (!b->layers) {
+	b->disk = disk;
+	b->region = region;
+	if (take_layers(b) < 0) {
 		free(b);
 		return NULL;
 	}
-	memcpy(b->layers, disk->layers, disk->indexed * sizeof(struct eng_layer *));
-	b->count = disk->indexed;
-	b->disk = disk;
-	b->region = region;
 	b->tail = &b->waiters;
 	b->task.run = task_build;
 	b->next = disk->builds;

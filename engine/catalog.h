@@ -188,6 +188,9 @@ int eng_catalog_set_layer_snapshot(struct eng_catalog *cat, const struct fmt_uui
 				   const struct fmt_uuid *snapshot);
 int eng_catalog_set_disk_head(struct eng_catalog *cat, const struct fmt_uuid *disk,
 			      const struct fmt_uuid *layer);
+/* The children and the snapshots of @old become those of @with; neither row is removed. */
+int eng_catalog_replace_layer(struct eng_catalog *cat, const struct fmt_uuid *old,
+			      const struct fmt_uuid *with);
 int eng_catalog_remove_vm(struct eng_catalog *cat, const struct fmt_uuid *id);
 int eng_catalog_remove_disk(struct eng_catalog *cat, const struct fmt_uuid *id);
 int eng_catalog_remove_layer(struct eng_catalog *cat, const struct fmt_uuid *id);
@@ -230,6 +233,9 @@ int eng_catalog_list_disks(struct eng_catalog *cat, const struct fmt_uuid *vm,
 			   struct cat_disk **ret, size_t *count);
 int eng_catalog_list_layers(struct eng_catalog *cat, const struct fmt_uuid *disk,
 			    struct cat_layer **ret, size_t *count);
+/* Layers whose parent it is, of whatever disk. */
+int eng_catalog_list_children(struct eng_catalog *cat, const struct fmt_uuid *layer,
+			      struct cat_layer **ret, size_t *count);
 int eng_catalog_list_collections(struct eng_catalog *cat, struct cat_collection **ret,
 				 size_t *count);
 int eng_catalog_list_members(struct eng_catalog *cat, const struct fmt_uuid *coll,

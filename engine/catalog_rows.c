@@ -78,7 +78,7 @@ static int change(struct eng_catalog *cat, enum cat_stmt s, const struct fmt_uui
 	if (s == SET_LAYER_STATE)
 		sqlite3_bind_int64(stmt, 3, value);
 	cat->txn_removes |= s >= REMOVE_VM;
-	r = run_locked(cat, s, true);
+	r = run_locked(cat, s, s != MOVE_CHILDREN && s != MOVE_SNAPSHOTS);
 	eng_catalog_leave(cat);
 	return r;
 }
@@ -244,6 +244,14 @@ int eng_catalog_set_disk_head(struct eng_catalog *cat, const struct fmt_uuid *di
 			      const struct fmt_uuid *layer)
 {
 	return change(cat, SET_DISK_HEAD, disk, layer, 0);
+}
+
+int eng_catalog_replace_layer(struct eng_catalog *cat, const struct fmt_uuid *old,
+			      const struct fmt_uuid *with)
+{
+	int r = change(cat, MOVE_CHILDREN, old, with, 0);
+
+	return r < 0 ? r : change(cat, MOVE_SNAPSHOTS, old, with, 0);
 }
 
 int eng_catalog_remove_vm(struct eng_catalog *cat, const struct fmt_uuid *id)
@@ -416,6 +424,12 @@ int eng_catalog_list_layers(struct eng_catalog *cat, const struct fmt_uuid *disk
 {
 	return list(cat, disk ? LIST_DISK_LAYERS : LIST_LAYERS, (struct key){.id = disk}, ret,
 		    count);
+}
+
+int eng_catalog_list_children(struct eng_catalog *cat, const struct fmt_uuid *layer,
+			      struct cat_layer **ret, size_t *count)
+{
+	return list(cat, LIST_CHILDREN, (struct key){.id = layer}, ret, count);
 }
 
 int eng_catalog_list_collections(struct eng_catalog *cat, struct cat_collection **ret,

@@ -219,6 +219,7 @@ static const struct {
 	[LIST_VM_DISKS] = {&disks, "WHERE t.vm = ?1 ORDER BY t.position, t.name"},
 	[LIST_LAYERS] = {&layers, "ORDER BY t.disk, t.generation, t.rowid"},
 	[LIST_DISK_LAYERS] = {&layers, "WHERE t.disk = ?1 ORDER BY t.generation, t.rowid"},
+	[LIST_CHILDREN] = {&layers, "WHERE t.parent = ?1 ORDER BY t.generation, t.rowid"},
 	[LIST_COLLECTIONS] = {&collections, "ORDER BY t.name"},
 	[LIST_MEMBERS] = {&vms, "JOIN members m ON m.vm = t.id WHERE m.collection = ?1 "
 				"ORDER BY t.name"},
@@ -246,6 +247,8 @@ static const struct {
 	[SET_LAYER_STATE] = {NULL, "UPDATE layers SET state = ?3 WHERE id = ?1"},
 	[SET_LAYER_SNAPSHOT] = {NULL, "UPDATE layers SET snapshot = ?2 WHERE id = ?1"},
 	[SET_DISK_HEAD] = {NULL, "UPDATE disks SET head = ?2 WHERE id = ?1"},
+	[MOVE_CHILDREN] = {NULL, "UPDATE layers SET parent = ?2 WHERE parent = ?1"},
+	[MOVE_SNAPSHOTS] = {NULL, "UPDATE snapshot_disks SET layer = ?2 WHERE layer = ?1"},
 	[REMOVE_VM] = {NULL, "DELETE FROM vms WHERE id = ?1"},
 	[REMOVE_DISK] = {NULL, "DELETE FROM disks WHERE id = ?1"},
 	[REMOVE_LAYER] = {NULL, "DELETE FROM layers WHERE id = ?1"},

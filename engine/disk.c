@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "engine/part.h"
+#include "engine/swap.h"
 
 #define LOG_BOUND  (128ull << 20) /* bytes: replayed in about a tenth of a second */
 #define MAP_BOUND  (4ull << 20)   /* blocks: 32 MiB of map */
@@ -121,7 +122,7 @@ void eng_disk_destroy(struct eng_disk *disk)
 {
 	if (!disk)
 		return;
-	assert(!disk->requests && !disk->background && !disk->locks.head);
+	assert(!disk->requests && !disk->background && !disk->locks.head && !disk->swap);
 	eng_queue_attached(disk->queue, -1);
 	for (uint32_t i = 0; i < disk->nlayers; i++)
 		eng_layer_put(disk->layers[i]);
@@ -136,7 +137,7 @@ int eng_disk_settle(struct eng_disk *disk, uint64_t timeout_ns)
 	uint64_t end = eng_io_now_ns(disk->io) + timeout_ns;
 
 	while (disk->background || atomic_load(&disk->hardened_posted) ||
-	       atomic_load(&disk->grow.posted)) {
+	       atomic_load(&disk->grow.posted) || atomic_load(&disk->swaps)) {
 		int r = eng_queue_turn(disk->queue, 10000000);
 
 		if (r < 0 && r != -EINTR)
@@ -201,6 +202,15 @@ static void watch_end(struct eng_req *req)
 	atomic_store(&disk->watch_since_ns, disk->watch_first ? disk->watch_first->start_ns : 0);
 }
 
+void eng_req_begin(struct eng_req *req)
+{
+	struct eng_disk *disk = req->disk;
+
+	req->epoch = disk->epoch & 1;
+	disk->requests++;
+	disk->in_epoch[req->epoch]++;
+}
+
 void eng_req_end(struct eng_req *req, int result)
 {
 	struct eng_disk *disk = req->disk;
@@ -215,6 +225,9 @@ void eng_req_end(struct eng_req *req, int result)
 	req->runs = NULL;
 	req->result = result;
 	disk->requests--;
+	disk->in_epoch[req->epoch]--;
+	if (disk->swap)
+		eng_swap_look(disk);
 	req->done(req);
 }
 
@@ -236,7 +249,7 @@ void eng_disk_start(struct eng_req *req)
 	struct eng_disk *disk = req->disk;
 	int r = check(req);
 
-	disk->requests++;
+	eng_req_begin(req);
 	if (r < 0 || (req->length == 0 && req->op != ENG_FLUSH)) {
 		eng_req_end(req, r);
 		return;

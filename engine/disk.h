@@ -3,7 +3,7 @@
  * disk.h - a chain of layers as one block device, worked on by one queue.
  *
  * D-1: all fields but the atomics are the worker's. D-2: layers[] grows at the end only; ordinal i in
- * the map is layers[i]. D-3: layers below @indexed answer through their index, region by region; the
+ * the map is layers[i]; a folded layer stands at every ordinal that it replaced. D-3: layers below @indexed answer through their index, region by region; the
  * map holds every entry of the layers above from the start.
  */
 #ifndef ENGINE_DISK_H
@@ -24,6 +24,7 @@
 
 struct eng_build;
 struct eng_round;
+struct eng_swap;
 
 /* Somebody waits for a layer (or the whole chain) to be durable. */
 struct eng_waiter {
@@ -71,6 +72,10 @@ struct eng_disk {
 	struct eng_waiter *hardening; /* flushes that wait for the coordinator's hardening */
 	unsigned background;          /* pool tasks and internal rounds under way */
 	unsigned requests;            /* of this disk, in flight */
+	unsigned epoch, in_epoch[2];  /* the same by the epoch they began in (swap.c) */
+	struct eng_swap *swap;        /* folded layers being put in place, or NULL */
+	uint32_t layout;              /* how many times that was begun */
+	_Atomic unsigned swaps;       /* posted or under way */
 	_Atomic unsigned forwarded;   /* on their way here from other queues */
 
 	uint64_t log_bound, map_bound; /* bytes, blocks */
@@ -132,6 +137,7 @@ struct eng_req {
 
 	/* private to the engine from here on */
 	struct eng_queue *origin; /* the queue it came through */
+	uint8_t epoch;
 	struct eng_req *next;
 	struct eng_msg msg;
 	uint64_t user_data;
@@ -165,6 +171,7 @@ void eng_disk_start(struct eng_req *req);
 void eng_disk_promote(struct eng_disk *disk);
 /* Counts a write in flight on the layer it goes to and says which (P1). */
 struct eng_layer *eng_disk_enter(struct eng_disk *disk, uint32_t *ordinal);
+void eng_req_begin(struct eng_req *req); /* counts it in flight */
 void eng_req_end(struct eng_req *req, int result);
 void eng_read_start(struct eng_req *req);
 void eng_write_start(struct eng_req *req);
@@ -194,6 +201,8 @@ void eng_space_ahead(struct eng_disk *disk, struct eng_layer *layer);
 void eng_space_note_flush(struct eng_disk *disk, uint32_t mappings);
 /* Retries the stalled writes; with @error they fail. */
 void eng_write_unstall(struct eng_disk *disk, int error);
+/* Layers sealed since answer through their indexes from here on (D-3). */
+void eng_build_note_sealed(struct eng_disk *disk);
 /* Forgets regions of sealed layers, @some at most, while the map is above its bound. */
 void eng_build_trim(struct eng_disk *disk, unsigned some);
 /* Whether the map knows all layers of @region. */

@@ -10,6 +10,7 @@
 
 #include "engine/image.h"
 #include "engine/qcow2.h"
+#include "engine/fold.h"
 #include "engine/store.h"
 
 #define CUT_NS (30ull * 1000000000) /* longest wait for a create to end */
@@ -439,6 +440,7 @@ static int delete_claimed(struct eng_entry *entry, const struct cat_disk *disk,
 	if (r == 0) {
 		eng_entry_drop_standby(entry);
 		eng_entry_set_tail(entry, NULL);
+		eng_folder_leave(store->folder, &disk->id);
 		eng_pool_drain(store->pool); /* a seal may have a file open */
 		eng_io_close(store->io, entry->base_lock);
 		entry->base_lock = NULL;

@@ -400,11 +400,14 @@ static int check_parent(struct eng_io *io, const struct eng_layer *child,
 			const struct eng_layer *parent, struct fmt_error *err)
 {
 	const struct fmt_header *c = &child->hdr, *p = &parent->hdr;
-	static const uint8_t unknown[16];
+	int r = fmt_header_check_child(p, &c->parent_id, c->parent_hash);
 
-	if (!fmt_uuid_equal(&p->layer_id, &c->parent_id))
+	if (r == -ENOENT)
 		return fmt_fail(err, -EUCLEAN, "%s: changed while it was opened", parent->path);
-	if (p->generation + 1 != c->generation)
+	if (r < 0)
+		return fmt_fail(err, r, "%s: its parent %s has another seal hash (SL-4)",
+				child->path, parent->path);
+	if (p->generation >= c->generation)
 		return fmt_fail(err, -EUCLEAN,
 				"%s: generation %" PRIu64 ", its parent %s has %" PRIu64 " (LH-7)",
 				child->path, c->generation, parent->path, p->generation);
@@ -415,10 +418,6 @@ static int check_parent(struct eng_io *io, const struct eng_layer *child,
 		return fmt_fail(err, -ENOTSUP,
 				"%s: %" PRIu64 " bytes, smaller than its parent %s of %" PRIu64,
 				child->path, c->size, parent->path, p->size);
-	if (p->state == FMT_STATE_SEALED && memcmp(c->parent_hash, unknown, 16) &&
-	    memcmp(c->parent_hash, p->seal_hash, 16))
-		return fmt_fail(err, -EUCLEAN, "%s: its parent %s has another seal hash (SL-4)",
-				child->path, parent->path);
 	return p->kind == FMT_KIND_OVERLAY ? 0 : eng_sidecar_check(io, parent->data_path, p, err);
 }
 

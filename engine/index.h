@@ -49,6 +49,11 @@ size_t eng_index_memory(const struct eng_index *index);
  */
 int eng_layer_seal(struct eng_layer *layer, const uint8_t parent_hash[16], uint64_t rate,
 		   bool (*stop)(void *arg), void *arg, struct fmt_error *err);
+/* The same for a layer whose slots' checksums are known (0 where a slot is not in use), so that the
+ * data is not read again: slot i has csums[i], those from @count on are not in use. */
+int eng_layer_seal_known(struct eng_layer *layer, const uint8_t parent_hash[16],
+			 const uint64_t *csums, uint64_t count, bool (*stop)(void *arg), void *arg,
+			 struct fmt_error *err);
 /* Re-reads every block of a sealed layer against its checksums, and index and checksums against the
  * seal hash: 0, -EBADMSG, -EUCLEAN. */
 int eng_layer_verify(struct eng_layer *layer, struct fmt_error *err);

@@ -239,11 +239,11 @@ out:
 
 /* --- opening --- */
 
-static int read_header(struct eng_layer *layer, struct eng_file *file, struct fmt_error *err)
+static int read_slots(struct eng_layer *layer, struct eng_file *file, struct fmt_header *ret,
+		      struct fmt_error *err)
 {
 	uint8_t *slots = alloc_aligned(FMT_HEADER_SLOTS * FMT_PAGE);
 	struct fmt_error why = {{0}};
-	struct fmt_header hdr;
 	ssize_t n;
 	int r = -ENOMEM;
 
@@ -256,14 +256,21 @@ static int read_header(struct eng_layer *layer, struct eng_file *file, struct fm
 			 n < 0 ? strerror((int)-n) : "the file is shorter than two header slots");
 		goto out;
 	}
-	r = fmt_header_pick(slots, &hdr, &why);
-	if (r < 0) {
+	r = fmt_header_pick(slots, ret, &why);
+	if (r < 0)
 		fmt_fail(err, r, "%s: %s", layer->path, why.text);
-		goto out;
-	}
-	layer_take_header(layer, &hdr);
 out:
 	free(slots);
+	return r;
+}
+
+static int read_header(struct eng_layer *layer, struct eng_file *file, struct fmt_error *err)
+{
+	struct fmt_header hdr;
+	int r = read_slots(layer, file, &hdr, err);
+
+	if (r == 0)
+		layer_take_header(layer, &hdr);
 	return r;
 }
 
@@ -450,8 +457,32 @@ void eng_layer_update_end(struct eng_layer *layer, const void *buf, bool ok)
 	pthread_mutex_unlock(&layer->meta_lock);
 }
 
-int eng_layer_update(struct eng_layer *layer, void (*edit)(struct fmt_header *hdr, void *arg),
-		     void *arg, struct fmt_error *err)
+/*
+ * A frozen layer may be open in several objects at once (the disk's, the seal's, a deletion's), and
+ * each may change another part of the header: one after the other, each from what the file says.
+ */
+static pthread_mutex_t frozen_headers = PTHREAD_MUTEX_INITIALIZER;
+
+int eng_layer_reload(struct eng_layer *layer, struct fmt_error *err)
+{
+	struct eng_file *file = layer->sidecar ? layer->sidecar : layer->file;
+	struct fmt_header hdr;
+	int r = read_slots(layer, file, &hdr, err);
+
+	if (r == 0 && !fmt_uuid_equal(&hdr.layer_id, &layer->id))
+		r = fmt_fail(err, -EUCLEAN, "%s: the file holds another layer", layer->path);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&layer->meta_lock);
+	layer->hdr = hdr;
+	pthread_mutex_unlock(&layer->meta_lock);
+	if (hdr.state == FMT_STATE_SEALED)
+		atomic_store_explicit(&layer->sealed, true, memory_order_release);
+	return 0;
+}
+
+static int update(struct eng_layer *layer, void (*edit)(struct fmt_header *hdr, void *arg),
+		  void *arg, struct fmt_error *err)
 {
 	struct eng_file *file;
 	uint64_t offset;
@@ -471,6 +502,25 @@ int eng_layer_update(struct eng_layer *layer, void (*edit)(struct fmt_header *hd
 		eng_layer_poison(layer, r);
 	if (r < 0)
 		fmt_fail(err, r, "%s: cannot write the header: %s", layer->path, strerror(-r));
+	return r;
+}
+
+int eng_layer_update(struct eng_layer *layer, void (*edit)(struct fmt_header *hdr, void *arg),
+		     void *arg, struct fmt_error *err)
+{
+	bool frozen;
+	int r = 0;
+
+	pthread_mutex_lock(&layer->meta_lock);
+	frozen = layer->hdr.state != FMT_STATE_ACTIVE;
+	pthread_mutex_unlock(&layer->meta_lock);
+	if (!frozen)
+		return update(layer, edit, arg, err);
+	pthread_mutex_lock(&frozen_headers);
+	r = eng_layer_reload(layer, err);
+	if (r == 0)
+		r = update(layer, edit, arg, err);
+	pthread_mutex_unlock(&frozen_headers);
 	return r;
 }
 

@@ -153,11 +153,16 @@ int eng_layer_open(struct eng_io *io, const struct eng_layer_open *how, struct f
 struct eng_layer *eng_layer_get(struct eng_layer *layer);
 void eng_layer_put(struct eng_layer *layer); /* NULL is fine */
 
-/* Changes the header durably: @edit changes a copy, which is written to the older slot and synced.
- * Control threads only. A failed write or sync leaves hdr as it was and poisons nothing. */
+/*
+ * Changes the header durably: @edit changes a copy, which is written to the older slot and synced. Of a
+ * layer that is not ACTIVE the copy is what the file says, since others may have changed it. Control
+ * threads only. A failed write or sync leaves hdr as it was.
+ */
 int eng_layer_update(struct eng_layer *layer, void (*edit)(struct fmt_header *hdr, void *arg),
 		     void *arg, struct fmt_error *err);
-/* The same in parts, for many layers over one ring: encode the next slot into @buf (FMT_PAGE,
+/* Takes the header from the file again: another object sealed the layer, say. Any thread. */
+int eng_layer_reload(struct eng_layer *layer, struct fmt_error *err);
+/* The same as update in parts, for many layers over one ring: encode the next slot into @buf (FMT_PAGE,
  * aligned), write it at *@offset, sync, then commit. Between encode and commit/abort meta_lock is held. */
 struct eng_file *eng_layer_update_begin(struct eng_layer *layer,
 					void (*edit)(struct fmt_header *hdr, void *arg), void *arg,

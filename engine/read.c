@@ -14,6 +14,7 @@
 #include "engine/index.h"
 #include "engine/part.h"
 #include "engine/qcow2.h"
+#include "engine/swap.h"
 
 static void read_continue(struct eng_req *req, int result);
 
@@ -264,7 +265,7 @@ static uint64_t read_run(struct eng_req *req, uint64_t at, uint64_t end)
 	} else if (e.state == ENG_MAP_NONE) {
 		read_base(req, at, at - req->offset, len);
 	} else {
-		layer = disk->layers[e.layer];
+		layer = eng_swap_layer(disk, e.layer, block >> ENG_MAP_REGION_BITS);
 		verify = disk->verify && atomic_load(&layer->sealed);
 		read_file(req, layer, eng_layer_slot_offset(layer, e.slot) + skip, at - req->offset,
 			  len, verify ? 1u << bits : layer->dio_align, verify, e.slot);

@@ -13,6 +13,8 @@
 
 #include "engine/store.h"
 
+#define JOB_DELETION 72
+
 struct rlayer {
 	struct cat_layer row;
 	struct eng_layer *layer; /* NULL: its file is missing */
@@ -314,6 +316,22 @@ static void settle_disk_rows(struct eng_catalog *cat, const struct rdisk *d)
 	eng_catalog_set_disk_head(cat, &d->row.id, &d->head);
 }
 
+static void end_creation(struct cat_job *job)
+{
+	job->state = 10;
+	job->error_code = 32768;
+	snprintf(job->error_text, sizeof(job->error_text),
+		 "interrupted: the process that ran the job ended before it; no snapshot was made");
+}
+
+/* DL-1: recorded with the mark, and what the mark wants is done by now. */
+static void end_deletion(struct cat_job *job)
+{
+	job->state = 7;
+	job->percent = 100;
+	snprintf(job->status_text, sizeof(job->status_text), "completed");
+}
+
 static int end_jobs(struct recovery *rc)
 {
 	struct cat_job *jobs = NULL;
@@ -324,14 +342,13 @@ static int end_jobs(struct recovery *rc)
 	for (size_t i = 0; r == 0 && i < n; i++) {
 		if (jobs[i].ended_ns)
 			continue;
-		jobs[i].state = 10;
-		jobs[i].error_code = 32768;
 		jobs[i].cancellable = false;
 		jobs[i].changed_ns = now;
 		jobs[i].ended_ns = now;
-		snprintf(
-			jobs[i].error_text, sizeof(jobs[i].error_text),
-			"interrupted: the process that ran the job ended before it; no snapshot was made");
+		if (jobs[i].type == JOB_DELETION)
+			end_deletion(&jobs[i]);
+		else
+			end_creation(&jobs[i]);
 		eng_catalog_put_job(rc->store->catalog, &jobs[i]);
 	}
 	free(jobs);

@@ -70,6 +70,8 @@ struct seal {
 	uint64_t offset; /* where they go */
 	struct fmt_seal_hash *hash;
 	struct fmt_run leaf[FMT_LEAF_RUNS];
+	const uint64_t *known; /* checksums of the first slots; NULL: read the data */
+	uint64_t known_count;
 	/* for the header */
 	uint64_t index_offset, csum_offset;
 	uint8_t seal_hash[16], parent_hash[16];
@@ -448,6 +450,15 @@ static int write_index(struct seal *s)
 	return r;
 }
 
+static int take_csums(struct seal *s, uint64_t first, uint32_t count, uint64_t *csums)
+{
+	if (!s->known)
+		return read_csums(&s->in, first, count, csums);
+	for (uint32_t i = 0; i < count; i++)
+		csums[i] = first + i < s->known_count ? s->known[first + i] : 0;
+	return 0;
+}
+
 static int write_csums(struct seal *s)
 {
 	uint64_t csums[FMT_CSUM_SLOTS];
@@ -457,7 +468,7 @@ static int write_csums(struct seal *s)
 		uint64_t left = s->in.slots - first;
 		uint32_t n = left < FMT_CSUM_SLOTS ? (uint32_t)left : FMT_CSUM_SLOTS;
 
-		r = read_csums(&s->in, first, n, csums);
+		r = take_csums(s, first, n, csums);
 		if (r < 0)
 			break;
 		fmt_csum_encode(csums, n, s->salt, s->offset + s->out_len, s->out + s->out_len);
@@ -565,8 +576,9 @@ static void reader_fini(struct reader *in)
 	free(in->buf);
 }
 
-int eng_layer_seal(struct eng_layer *layer, const uint8_t parent_hash[16], uint64_t rate,
-		   bool (*stop)(void *arg), void *arg, struct fmt_error *err)
+static int seal_layer(struct eng_layer *layer, const uint8_t parent_hash[16], const uint64_t *known,
+		      uint64_t known_count, uint64_t rate, bool (*stop)(void *arg), void *arg,
+		      struct fmt_error *err)
 {
 	struct seal *s;
 	uint64_t end;
@@ -583,6 +595,8 @@ int eng_layer_seal(struct eng_layer *layer, const uint8_t parent_hash[16], uint6
 	r = reader_init(&s->in, layer, ENG_OPEN_WRITE, err);
 	if (r < 0)
 		goto out;
+	s->known = known;
+	s->known_count = known_count;
 	s->in.rate = rate;
 	s->in.stop = stop;
 	s->in.arg = arg;
@@ -610,6 +624,19 @@ out:
 	free(s->pieces);
 	free(s);
 	return r;
+}
+
+int eng_layer_seal(struct eng_layer *layer, const uint8_t parent_hash[16], uint64_t rate,
+		   bool (*stop)(void *arg), void *arg, struct fmt_error *err)
+{
+	return seal_layer(layer, parent_hash, NULL, 0, rate, stop, arg, err);
+}
+
+int eng_layer_seal_known(struct eng_layer *layer, const uint8_t parent_hash[16],
+			 const uint64_t *csums, uint64_t count, bool (*stop)(void *arg), void *arg,
+			 struct fmt_error *err)
+{
+	return seal_layer(layer, parent_hash, csums, count, 0, stop, arg, err);
 }
 
 /* --- verifying --- */

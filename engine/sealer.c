@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/fold.h"
 #include "engine/index.h"
 #include "engine/store.h"
 
@@ -24,17 +25,22 @@ static bool stopping(void *arg)
 	return eng_pool_stopping(arg);
 }
 
-static void parent_hash(struct eng_store *store, const struct fmt_uuid *parent, uint8_t ret[16])
+/* The hash by which the child knows what is beneath it (SL-4, FD-2); zero: not known. */
+static void parent_hash(struct eng_store *store, const struct fmt_uuid *parent,
+			const struct fmt_uuid *named, uint8_t ret[16])
 {
 	struct eng_layer *layer;
 	struct cat_layer row;
+	const uint8_t *hash;
 
 	memset(ret, 0, 16);
 	if (fmt_uuid_is_none(parent) || eng_catalog_get_layer(store->catalog, parent, &row) < 0 ||
 	    row.kind != FMT_KIND_OVERLAY || row.state != CAT_LAYER_SEALED ||
 	    eng_store_open_layer(store, &row, false, NULL, &layer) < 0)
 		return;
-	memcpy(ret, layer->hdr.seal_hash, 16);
+	hash = fmt_header_hash_for(&layer->hdr, named);
+	if (hash)
+		memcpy(ret, hash, 16);
 	eng_layer_put(layer);
 }
 
@@ -58,14 +64,15 @@ static void seal(struct seal_task *t)
 			return;
 		eng_io_sleep_ns(store->io, 1000000);
 	}
-	parent_hash(store, &row.parent, hash);
+	parent_hash(store, &row.parent, &layer->hdr.parent_id, hash);
 	if (layer->hdr.state != FMT_STATE_SEALED &&
 	    eng_layer_seal(layer, hash, rate, stopping, store->pool, NULL) < 0)
 		return;
 	if (eng_catalog_begin(store->catalog) < 0)
 		return;
 	eng_catalog_set_layer_state(store->catalog, &t->id, CAT_LAYER_SEALED);
-	eng_catalog_commit(store->catalog, NULL);
+	if (eng_catalog_commit(store->catalog, NULL) == 0)
+		eng_folder_want(store->folder, &row.disk);
 }
 
 static void task_seal(struct eng_task *task)

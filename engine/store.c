@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 
 #include "engine/cut.h"
+#include "engine/fold.h"
 #include "engine/snapshot.h"
 
 #define THREADS 3u /* one is always free for what a guest waits for */
@@ -249,6 +250,8 @@ int eng_store_open(struct eng_io *io, const char *dir, const struct eng_store_op
 		eng_catalog_keep_reserve(store->catalog);
 	if (r == 0)
 		r = eng_store_seal_rest(store);
+	if (r == 0 && !store->options.no_folds)
+		r = eng_folder_create(store, &store->folder);
 	if (r < 0)
 		goto fail;
 	*ret = store;
@@ -266,6 +269,7 @@ int eng_store_close(struct eng_store *store)
 
 	if (!store)
 		return 0;
+	eng_folder_pause(store->folder, true);
 	pthread_mutex_lock(&store->lock);
 	for (struct eng_entry *e = store->entries; e; e = e->next) {
 		used = used || e->busy || e->disk || e->readers;
@@ -273,10 +277,15 @@ int eng_store_close(struct eng_store *store)
 	}
 	used = used || store->cuts;
 	pthread_mutex_unlock(&store->lock);
-	if (used)
+	if (used) {
+		eng_folder_pause(store->folder, false);
 		return -EBUSY;
+	}
+	eng_folder_stop(store->folder);
 	eng_pool_destroy(store->pool);
 	store->pool = NULL;
+	eng_folder_destroy(store->folder);
+	store->folder = NULL;
 	eng_catalog_keep_reserve(store->catalog);
 	/* A disk that could not be detached cleanly needs the next open's recovery. */
 	if (!refused && !atomic_load(&store->unsettled) && !eng_catalog_poisoned(store->catalog))

@@ -19,6 +19,7 @@
 #include "engine/io.h"
 #include "engine/pool.h"
 
+struct eng_folder;
 struct eng_snapshot;
 
 struct eng_store_options {
@@ -26,7 +27,9 @@ struct eng_store_options {
 	unsigned threads;
 	bool standby;
 	uint64_t log_bound, map_bound, map_memory, seal_rate; /* 0: defaults */
-	const char *const *base_dirs;                         /* borrowed; NULL-ended, or NULL */
+	uint64_t fold_rate;           /* 0: default; UINT64_MAX: unlimited */
+	bool no_folds;                /* chains stay as long as they are */
+	const char *const *base_dirs; /* borrowed; NULL-ended, or NULL */
 };
 
 /* A disk as the control side knows it. Guarded by the store's lock; @busy is a lock of its own. */
@@ -45,6 +48,7 @@ struct eng_entry {
 	bool in_cut;        /* a create has it, or waits for it */
 	bool refused;       /* detached uncleanly, or recovery failed: reopen the store */
 	unsigned readers;   /* attachments of this disk's snapshots */
+	bool folding;       /* lock: its chain is changing; who wants to read one waits */
 	bool wants_standby; /* lock */
 	bool poison_told;   /* lock */
 };
@@ -56,6 +60,7 @@ struct eng_store {
 	struct eng_file *lock_file;
 	struct eng_catalog *catalog;
 	struct eng_pool *pool;
+	struct eng_folder *folder;
 	struct eng_store_options options;
 	char **base_dirs;
 	size_t base_dirs_count;
@@ -155,6 +160,15 @@ int eng_store_seal_rest(struct eng_store *store);
 
 /* Empties the catalog's log in the background, when a cut has just ended. */
 void eng_store_checkpoint(struct eng_store *store);
+
+/* --- snapshots deleted (delete.c) --- */
+/*
+ * DestroySnapshot: 0 when the snapshot is gone, durably. @job, when its id is not none, is recorded as
+ * running with the deletion's mark and as completed with its end. -ENOENT: no such snapshot; other
+ * errors: nothing was changed, or (*@marked) the next open finishes it.
+ */
+int eng_store_delete_snapshot(struct eng_store *store, const char *collection, const char *name,
+			      struct cat_job *job, bool *marked, struct fmt_error *err);
 
 /* --- rolls and standbys (roll.c, standby.c) --- */
 extern const struct eng_disk_ops eng_store_disk_ops;

@@ -434,7 +434,7 @@ static void read_edge(struct eng_req *req, uint64_t from, uint64_t to)
 	sub->parent = req;
 	sub->done = edge_done;
 	req->parts++;
-	disk->requests++;
+	eng_req_begin(sub);
 	eng_read_start(sub);
 }
 
@@ -487,7 +487,7 @@ static void write_piece(struct eng_req *req, uint64_t from, uint64_t to)
 	sub->layer = req->layer;
 	sub->ordinal = req->ordinal;
 	sub->done = piece_done;
-	disk->requests++;
+	eng_req_begin(sub);
 	write_locked(sub);
 }
 
@@ -610,7 +610,7 @@ static void zero_edge(struct eng_req *req, uint64_t from, uint64_t to)
 	sub->layer = req->layer;
 	sub->ordinal = req->ordinal;
 	sub->done = zero_edge_done;
-	disk->requests++;
+	eng_req_begin(sub);
 	write_locked(sub);
 }
 

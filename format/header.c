@@ -151,6 +151,52 @@ static int check_seal(const struct fmt_header *h, struct fmt_error *err)
 	return 0;
 }
 
+/* FD-1: the list of a folded layer. */
+static int check_replaced(const struct fmt_header *h, struct fmt_error *err)
+{
+	bool folded = h->incompat & FMT_INCOMPAT_FOLDED;
+
+	if (h->replaced_count > FMT_REPLACED_MAX || folded != (h->replaced_count > 0))
+		return fmt_fail(err, -EUCLEAN,
+				"header: %" PRIu32
+				" replaced layers %s the feature bit, expected 1..%u",
+				h->replaced_count, folded ? "with" : "without", FMT_REPLACED_MAX);
+	if (folded && (h->kind != FMT_KIND_OVERLAY || h->state == FMT_STATE_ACTIVE))
+		return fmt_fail(err, -EUCLEAN, "header: a base or an active layer is folded");
+	for (uint32_t i = 0; i < h->replaced_count; i++)
+		if (fmt_uuid_is_none(&h->replaced[i].id) ||
+		    fmt_uuid_equal(&h->replaced[i].id, &h->layer_id) ||
+		    fmt_uuid_equal(&h->replaced[i].id, &h->parent_id))
+			return fmt_fail(err, -EUCLEAN,
+					"header: replaced layer %" PRIu32
+					" is none, itself or its parent",
+					i);
+	return 0;
+}
+
+const uint8_t *fmt_header_hash_for(const struct fmt_header *below, const struct fmt_uuid *parent_id)
+{
+	if (fmt_uuid_equal(&below->layer_id, parent_id))
+		return below->state == FMT_STATE_SEALED ? below->seal_hash : NO_HASH;
+	for (uint32_t i = 0; i < below->replaced_count; i++)
+		if (fmt_uuid_equal(&below->replaced[i].id, parent_id))
+			return below->replaced[i].hash;
+	return NULL;
+}
+
+int fmt_header_check_child(const struct fmt_header *below, const struct fmt_uuid *parent_id,
+			   const uint8_t parent_hash[16])
+{
+	const uint8_t *hash = fmt_header_hash_for(below, parent_id);
+
+	if (!hash)
+		return -ENOENT;
+	if (memcmp(hash, NO_HASH, 16) != 0 && memcmp(parent_hash, NO_HASH, 16) != 0 &&
+	    memcmp(hash, parent_hash, 16) != 0)
+		return -EUCLEAN;
+	return 0;
+}
+
 static int check(const struct fmt_header *h, struct fmt_error *err)
 {
 	int r;
@@ -160,6 +206,8 @@ static int check(const struct fmt_header *h, struct fmt_error *err)
 		r = check_identity(h, err);
 	if (r == 0)
 		r = check_seal(h, err);
+	if (r == 0)
+		r = check_replaced(h, err);
 	return r;
 }
 
@@ -205,6 +253,8 @@ void fmt_header_encode(const struct fmt_header *h, uint8_t slot[FMT_PAGE])
 	d.base_mtime_ns = le64_make((uint64_t)h->base_mtime_ns);
 	d.base_bytes = le64_make(h->base_bytes);
 	d.log_seq = le64_make(h->log_seq);
+	d.replaced_count = le32_make(h->replaced_count);
+	memcpy(d.replaced, h->replaced, h->replaced_count * sizeof(h->replaced[0]));
 	d.csum = le64_make(slot_csum(&d));
 	memcpy(slot, &d, FMT_PAGE);
 }
@@ -245,6 +295,9 @@ static void unpack(const struct fmt_header_disk *d, struct fmt_header *h)
 	h->base_mtime_ns = (int64_t)le64_get(d->base_mtime_ns);
 	h->base_bytes = le64_get(d->base_bytes);
 	h->log_seq = le64_get(d->log_seq);
+	h->replaced_count = le32_get(d->replaced_count);
+	if (h->replaced_count <= FMT_REPLACED_MAX) /* else refused by check_replaced() */
+		memcpy(h->replaced, d->replaced, h->replaced_count * sizeof(h->replaced[0]));
 }
 
 int fmt_header_decode(const uint8_t slot[FMT_PAGE], struct fmt_header *ret, struct fmt_error *err)

@@ -31,7 +31,8 @@
 /* Feature bits this version knows. */
 enum {
 	FMT_INCOMPAT_ONE_FLUSH = 1u << 0, /* the log may hold one-flush records (ML-9) */
-	FMT_INCOMPAT_KNOWN = FMT_INCOMPAT_ONE_FLUSH,
+	FMT_INCOMPAT_FOLDED = 1u << 1,    /* the header lists the layers it stands for (FD-1) */
+	FMT_INCOMPAT_KNOWN = FMT_INCOMPAT_ONE_FLUSH | FMT_INCOMPAT_FOLDED,
 };
 
 enum fmt_kind {
@@ -49,6 +50,15 @@ enum fmt_state {
 	FMT_STATE_FROZEN = 2, /* hardened: log complete and durable, takes no writes */
 	FMT_STATE_SEALED = 3, /* indexed and checksummed */
 };
+
+#define FMT_REPLACED_MAX 32u
+
+/* A layer that a fold replaced and that headers of children still name (FD-1). */
+struct fmt_replaced {
+	struct fmt_uuid id;
+	uint8_t hash[16]; /* its seal hash, or zero: it had none */
+};
+static_assert(sizeof(struct fmt_replaced) == 32, "FD-1");
 
 /* Header slot, spec LH-1. On disk. */
 struct fmt_header_disk {
@@ -88,13 +98,17 @@ struct fmt_header_disk {
 	le64 base_mtime_ns;      /* 0x120 RAW, QCOW2 when FROZEN: of the base file (T31) */
 	le64 base_bytes;         /* 0x128 RAW, QCOW2: length of the base file */
 	le64 log_seq; /* 0x130 seq of the log's last record at the freeze (ML-7); 0: never frozen */
-	uint8_t reserved1[0xec0];
+	le32 replaced_count;                            /* 0x138 FOLDED: entries below */
+	le32 reserved1;                                 /* 0x13c */
+	struct fmt_replaced replaced[FMT_REPLACED_MAX]; /* 0x140 */
+	uint8_t reserved2[0xab8];
 	le64 csum; /* 0xff8 XXH3-64 of bytes 0x000..0xff7 */
 };
 static_assert(sizeof(struct fmt_header_disk) == FMT_PAGE, "LH-1");
 static_assert(offsetof(struct fmt_header_disk, salt) == 0x88, "LH-1");
 static_assert(offsetof(struct fmt_header_disk, boot_id) == 0xb0, "LH-1");
 static_assert(offsetof(struct fmt_header_disk, index_offset) == 0xe0, "LH-1");
+static_assert(offsetof(struct fmt_header_disk, replaced) == 0x140, "LH-1");
 static_assert(offsetof(struct fmt_header_disk, csum) == 0xff8, "LH-1");
 
 /* The same, in memory. */
@@ -115,6 +129,8 @@ struct fmt_header {
 	int64_t base_mtime_ns;
 	uint64_t base_bytes;
 	uint64_t log_seq;
+	uint32_t replaced_count;
+	struct fmt_replaced replaced[FMT_REPLACED_MAX];
 };
 
 /* Encodes into one 4096-byte slot; asserts what decode checks. */
@@ -128,6 +144,17 @@ int fmt_header_decode(const uint8_t slot[FMT_PAGE], struct fmt_header *ret, stru
  */
 int fmt_header_pick(const uint8_t slots[2 * FMT_PAGE], struct fmt_header *ret,
 		    struct fmt_error *err);
+
+/*
+ * Whether the layer of header @below may stand under a child that names @parent_id and, unless it is
+ * zero, @parent_hash (SL-4, FD-2): 0, -ENOENT another layer, -EUCLEAN another content.
+ */
+int fmt_header_check_child(const struct fmt_header *below, const struct fmt_uuid *parent_id,
+			   const uint8_t parent_hash[16]);
+/* The seal hash by which that child knows its parent, zero where there is none; NULL: it has another
+ * parent. Borrowed from @below. */
+const uint8_t *fmt_header_hash_for(const struct fmt_header *below,
+				   const struct fmt_uuid *parent_id);
 
 /* --- runs: what the log and the index are made of --- */
 enum fmt_run_kind {

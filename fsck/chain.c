@@ -39,20 +39,32 @@ static void link_parent(struct fsck_store *s, struct fsck_node *n)
 		n->up = up;
 }
 
-/* SL-4: where both are known, the child knows its parent's hash. */
-static void check_parent_hash(const struct fsck_store *s, const struct fsck_node *n)
+/* What the child's header says of its parent: its id, or one that it lists (FD-2); SL-4. */
+static void check_parent_header(const struct fsck_store *s, const struct fsck_node *n)
 {
 	static const uint8_t unknown[16];
 	const struct fsck_node *up = n->up;
+	const uint8_t *hash = NULL;
 
-	if (!up || !n->has_header || !up->has_header ||
-	    memcmp(n->hdr.parent_hash, unknown, 16) == 0)
+	if (!n->has_header)
 		return;
 	fsck_at(s->f, "%s", n->name);
-	if (up->hdr.state != FMT_STATE_SEALED)
-		fsck_found(s->f, PR_PARENT_HASH, "it knows a hash of %s, which is not sealed",
-			   up->name);
-	else if (memcmp(n->hdr.parent_hash, up->hdr.seal_hash, 16) != 0)
+	if (fmt_uuid_equal(&n->hdr.parent_id, &n->parent)) {
+		if (up && up->has_header && up->hdr.state == FMT_STATE_SEALED)
+			hash = up->hdr.seal_hash;
+		else if (up && up->has_header && memcmp(n->hdr.parent_hash, unknown, 16) != 0)
+			fsck_found(s->f, PR_PARENT_HASH,
+				   "it knows a hash of %s, which is not sealed", up->name);
+	} else {
+		for (uint32_t i = 0; up && up->has_header && i < up->hdr.replaced_count; i++)
+			if (fmt_uuid_equal(&up->hdr.replaced[i].id, &n->hdr.parent_id))
+				hash = up->hdr.replaced[i].hash;
+		if (!hash && (!up || up->has_header))
+			fsck_found(s->f, PR_ROW_PARENT, "the parent's id is another one");
+	}
+	if (hash && memcmp(hash, unknown, 16) != 0 &&
+	    memcmp(n->hdr.parent_hash, unknown, 16) != 0 &&
+	    memcmp(n->hdr.parent_hash, hash, 16) != 0)
 		fsck_found(s->f, PR_PARENT_HASH, "the seal hash of %s is another one", up->name);
 }
 
@@ -147,7 +159,7 @@ int fsck_chains(struct fsck_store *s)
 	for (size_t i = 0; r == 0 && i < s->count; i++)
 		link_parent(s, &s->nodes[i]);
 	for (size_t i = 0; r == 0 && i < s->count; i++)
-		check_parent_hash(s, &s->nodes[i]);
+		check_parent_header(s, &s->nodes[i]);
 	for (size_t i = 0; r == 0 && i < count; i++)
 		check_disk(s, &disks[i]);
 	for (size_t i = 0; r == 0 && i < s->count; i++)

@@ -86,6 +86,25 @@ static bool seal_holds(const struct fmt_header_disk *d)
 	return index_end <= csum || csum_end <= index;
 }
 
+/* FD-1 */
+static bool folded_holds(const struct fmt_header_disk *d)
+{
+	bool folded = le64_get(d->incompat) & FMT_INCOMPAT_FOLDED;
+	uint32_t count = le32_get(d->replaced_count);
+
+	if (count > FMT_REPLACED_MAX || folded != (count > 0))
+		return false;
+	if (folded &&
+	    (le32_get(d->kind) != FMT_KIND_OVERLAY || le32_get(d->state) == FMT_STATE_ACTIVE))
+		return false;
+	for (uint32_t i = 0; i < count; i++)
+		if (all_zeros(d->replaced[i].id.b, 16) ||
+		    memcmp(d->replaced[i].id.b, d->layer_id, 16) == 0 ||
+		    memcmp(d->replaced[i].id.b, d->parent_id, 16) == 0)
+			return false;
+	return true;
+}
+
 /* Reports what breaks a rule between the fields of a slot whose checksum is right. */
 static bool check_slot(struct fsck *f, const uint8_t *slot, unsigned place)
 {
@@ -112,6 +131,8 @@ static bool check_slot(struct fsck *f, const uint8_t *slot, unsigned place)
 		problem = PR_HEADER_IDENTITY;
 	else if (!boundary_holds(&d))
 		problem = PR_HEADER_BOUNDARY;
+	else if (!folded_holds(&d))
+		problem = PR_HEADER_FOLDED;
 	else if (!seal_holds(&d) || r < 0)
 		problem = PR_HEADER_SEAL;
 	else
@@ -135,7 +156,8 @@ static void check_change(struct fsck *f, const struct fmt_header *old, const str
 	    !fmt_uuid_equal(&old->store_id, &new->store_id) ||
 	    old->data_offset != new->data_offset || old->log0_len != new->log0_len ||
 	    old->log_granule != new->log_granule || old->size > new->size ||
-	    old->log_segments > new->log_segments)
+	    old->log_segments > new->log_segments || old->replaced_count != new->replaced_count ||
+	    memcmp(old->replaced, new->replaced, sizeof(old->replaced)) != 0)
 		fsck_found(f, PR_HEADER_CHANGED,
 			   "header %" PRIu64 " is of another layer than header %" PRIu64
 			   ", or smaller",

@@ -31,8 +31,6 @@ static void check_identity(const struct fsck_store *s, const struct fsck_node *n
 		what = "layer";
 	if (what)
 		fsck_found(s->f, PR_ROW_IDENTITY, "its %s id is another one", what);
-	if (!fmt_uuid_equal(&h->parent_id, &n->parent))
-		fsck_found(s->f, PR_ROW_PARENT, "the parent's id is another one");
 	if (h->generation != n->generation)
 		fsck_found(s->f, PR_ROW_GENERATION,
 			   "%" PRIu64 " in the header, %" PRIu64 " in the catalog", h->generation,

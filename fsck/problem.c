@@ -28,6 +28,7 @@ static const struct {
 	[PR_HEADER_GEOMETRY] = {"LH-6", C, C, "the header's geometry is broken"},
 	[PR_HEADER_IDENTITY] = {"LH-7", C, C, "the header's identity is broken"},
 	[PR_HEADER_BOUNDARY] = {"BD-1", C, C, "the header's boundary is broken"},
+	[PR_HEADER_FOLDED] = {"FD-1", C, C, "the header's list of replaced layers is broken"},
 	[PR_HEADER_SEAL] = {"SL-2", C, C, "the header's seal is broken"},
 	[PR_HEADER_SEQ] = {"LH-1", C, C, "the header slots do not follow each other"},
 	[PR_HEADER_CHANGED] = {"LH-11", C, C, "a header changed what never changes"},

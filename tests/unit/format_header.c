@@ -155,7 +155,7 @@ Test(format_header, reserved_bytes_are_ignored)
 
 	fmt_header_encode(&h, slot);
 	edit(slot, 0xac, 1, 4);
-	edit(slot, 0x138, 1, 8);
+	edit(slot, 0x540, 1, 8);
 	edit(slot, 0xff0, 1, 8);
 	cr_expect_eq(fmt_header_decode(slot, &got, NULL), 0);
 }

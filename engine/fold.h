@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fold.h - the store's folds: one background thread that joins adjacent sealed layers with no snapshot
+ * between them (spec/lifecycle.md FO-*). Any thread may call.
+ */
+#ifndef ENGINE_FOLD_H
+#define ENGINE_FOLD_H
+
+#include "engine/store.h"
+
+struct eng_folder;
+
+/* Starts the thread; it looks at every disk once. */
+int eng_folder_create(struct eng_store *store, struct eng_folder **ret);
+/* Stops the fold under way, which leaves nothing, and the thread. The pool's tasks may still ask. */
+void eng_folder_stop(struct eng_folder *folder);
+void eng_folder_destroy(struct eng_folder *folder); /* NULL is fine */
+
+/* Something may have become foldable: a snapshot went, a layer was sealed, a reader left. */
+void eng_folder_want(struct eng_folder *folder, const struct fmt_uuid *disk);
+/* Ends a fold of that disk before it commits, and waits for that: its files are about to go. */
+void eng_folder_leave(struct eng_folder *folder, const struct fmt_uuid *disk);
+/* Ends the fold under way and begins none, until it is called with false. */
+void eng_folder_pause(struct eng_folder *folder, bool pause);
+/* Bytes a second that folds read; 0: as fast as it goes. Also for the one under way. */
+void eng_folder_set_rate(struct eng_folder *folder, uint64_t rate);
+
+struct eng_folder_stats {
+	bool active;
+	struct fmt_uuid disk;  /* of the fold under way */
+	uint32_t layers;       /* its inputs */
+	uint64_t done, total;  /* bytes */
+	uint64_t folds, bytes; /* ended well since the start; bytes written */
+};
+void eng_folder_stats(struct eng_folder *folder, struct eng_folder_stats *ret);
+
+/* --- which layers (fold_plan.c; pure) --- */
+#define ENG_FOLD_MAX 256u /* layers joined at once */
+/*
+ * Of @n layers in a row that may all be joined, lowest first, with their sizes: which to fold now,
+ * *@first and *@count >= 2. @patient: only where rewriting the largest pays. False: none.
+ */
+bool eng_fold_pick(const uint64_t *bytes, size_t n, bool patient, size_t *first, size_t *count);
+
+#endif

@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fold_build.c - the merge of adjacent layers' indexes, and the copy of what survives it.
+ *
+ * First the indexes are merged in windows of blocks, newest layer last: that numbers the slots of the
+ * result in order of blocks, and says for every slot of an input where it goes. Then each input is
+ * read once, from front to back, and its survivors are written to their places. Checksums travel with
+ * the blocks and are compared on the way (P6). The result gets a log like any other layer, and is
+ * sealed with the checksums it was given.
+ *
+ * Memory: 4 bytes a slot of the inputs, 8 bytes a slot of the result, and one window.
+ */
+#include "engine/fold_build.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/index.h"
+
+#define WINDOW       (1u << 18) /* blocks merged at a time */
+#define CHUNK        (1u << 20) /* bytes of an input read at a time */
+#define SLEEP_MAX_NS 20000000ull
+#define ZERO         UINT32_MAX /* a window's slot: the block reads as zeros */
+
+struct input {
+	struct eng_layer *layer;
+	struct eng_index *index;
+	struct eng_file *file; /* its own descriptor, buffered */
+	uint32_t *goes;        /* slot -> slot of the result, or FMT_SLOT_NONE */
+	uint64_t slots;
+};
+
+struct window {
+	uint16_t *owner; /* input + 1; 0: none */
+	uint32_t *slot;
+	uint64_t first;
+	uint32_t input; /* whose runs are being entered */
+	bool touched;
+};
+
+struct fold {
+	struct eng_fold_build *b;
+	struct fmt_error *err;
+	struct input *inputs;
+	struct window win;
+	uint32_t bits;
+	uint64_t blocks;
+	struct fmt_run *runs; /* of the result */
+	size_t nruns, cap;
+	uint32_t slots;  /* of the result */
+	uint64_t *csums; /* of them */
+	uint8_t *buf;    /* CHUNK */
+	struct eng_layer *result;
+	struct eng_file *out;
+};
+
+static int no_memory(const struct fold *f)
+{
+	return fmt_fail(f->err, -ENOMEM, "no memory to fold %u layers", f->b->count);
+}
+
+static int check_stop(const struct fold *f)
+{
+	if (f->b->stop && f->b->stop(f->b->arg))
+		return fmt_fail(f->err, -ECANCELED, "the fold was stopped");
+	return 0;
+}
+
+/* --- the merge --- */
+
+static int enter_run(void *arg, const struct fmt_run *run)
+{
+	struct fold *f = arg;
+	struct window *w = &f->win;
+
+	for (uint32_t i = 0; i < run->count; i++) {
+		uint64_t at = run->block + i - w->first;
+
+		w->owner[at] = (uint16_t)(w->input + 1);
+		w->slot[at] = run->kind == FMT_RUN_DATA ? run->slot + i : ZERO;
+	}
+	w->touched = true;
+	return 0;
+}
+
+static int add_run(struct fold *f, uint64_t block, uint32_t slot, uint8_t kind)
+{
+	struct fmt_run *last = f->nruns ? &f->runs[f->nruns - 1] : NULL;
+
+	if (last && last->kind == kind && last->block + last->count == block &&
+	    last->count < FMT_RUN_COUNT_MAX &&
+	    (kind == FMT_RUN_ZERO || last->slot + last->count == slot)) {
+		last->count++;
+		return 0;
+	}
+	if (f->nruns == f->cap) {
+		size_t cap = f->cap ? f->cap * 2 : 1024;
+		struct fmt_run *p = realloc(f->runs, cap * sizeof(*p));
+
+		if (!p)
+			return no_memory(f);
+		f->runs = p;
+		f->cap = cap;
+	}
+	f->runs[f->nruns++] =
+		(struct fmt_run){.block = block, .slot = slot, .count = 1, .kind = kind};
+	return 0;
+}
+
+/* FD-3: the newest of each block; zeros only where something beneath would show. */
+static int take_window(struct fold *f, uint64_t count)
+{
+	struct window *w = &f->win;
+	bool over_nothing = fmt_uuid_is_none(&f->b->spec.parent);
+	int r = 0;
+
+	for (uint64_t i = 0; r == 0 && i < count; i++) {
+		struct input *in;
+
+		if (!w->owner[i])
+			continue;
+		if (w->slot[i] == ZERO) {
+			if (!over_nothing)
+				r = add_run(f, w->first + i, FMT_SLOT_NONE, FMT_RUN_ZERO);
+			continue;
+		}
+		in = &f->inputs[w->owner[i] - 1];
+		if (w->slot[i] >= in->slots || in->goes[w->slot[i]] != FMT_SLOT_NONE)
+			return fmt_fail(f->err, -EUCLEAN,
+					"%s: slot %" PRIu32
+					" is past the last one, or two blocks' (IX-5)",
+					in->layer->path, w->slot[i]);
+		if (f->slots == FMT_SLOT_NONE - 1)
+			return fmt_fail(f->err, -EFBIG,
+					"the folded layer would have too many slots");
+		in->goes[w->slot[i]] = f->slots;
+		r = add_run(f, w->first + i, f->slots++, FMT_RUN_DATA);
+	}
+	return r;
+}
+
+static int note_block(void *arg, const struct fmt_run *run)
+{
+	*(uint64_t *)arg = run->block;
+	return 1;
+}
+
+/* The first block from @from on that an input names; the disk's end where there is none. */
+static int next_block(struct fold *f, uint64_t from, uint64_t *ret)
+{
+	uint64_t first = f->blocks;
+	int r = 0;
+
+	for (uint32_t i = 0; r >= 0 && i < f->b->count && first > from; i++)
+		r = eng_index_each(f->inputs[i].index, from, first - from, note_block, &first,
+				   f->err);
+	*ret = first;
+	return r < 0 ? r : 0;
+}
+
+static int merge(struct fold *f)
+{
+	struct window *w = &f->win;
+	uint64_t next;
+	int r = next_block(f, 0, &next);
+
+	while (r == 0 && next < f->blocks) {
+		uint64_t count;
+
+		w->first = next / WINDOW * WINDOW;
+		count = f->blocks - w->first < WINDOW ? f->blocks - w->first : WINDOW;
+
+		if (w->touched)
+			memset(w->owner, 0, WINDOW * sizeof(*w->owner));
+		w->touched = false;
+		for (w->input = 0; r == 0 && w->input < f->b->count; w->input++)
+			r = eng_index_each(f->inputs[w->input].index, w->first, count, enter_run, f,
+					   f->err);
+		if (r == 0)
+			r = check_stop(f);
+		if (r == 0 && w->touched)
+			r = take_window(f, count);
+		if (r == 0)
+			r = next_block(f, w->first + count, &next);
+	}
+	return r;
+}
+
+/* --- the copy --- */
+
+static int pace(const struct fold *f, uint64_t len, uint64_t start_ns)
+{
+	uint64_t rate = f->b->rate ? atomic_load(f->b->rate) : 0;
+	uint64_t end_ns = start_ns + (rate ? (uint64_t)((double)len * 1e9 / (double)rate) : 0);
+	int r;
+
+	for (;;) {
+		uint64_t now_ns = eng_io_now_ns(f->b->io), left_ns;
+
+		r = check_stop(f);
+		if (r < 0 || now_ns >= end_ns)
+			return r;
+		left_ns = end_ns - now_ns;
+		eng_io_sleep_ns(f->b->io, left_ns < SLEEP_MAX_NS ? left_ns : SLEEP_MAX_NS);
+	}
+}
+
+/* P6: the block's checksum goes with it; one that does not match stops the fold. */
+static int take_csum(struct fold *f, const struct input *in, uint32_t slot, const uint8_t *data)
+{
+	uint64_t want;
+	int r = eng_index_csum(in->index, slot, &want);
+
+	if (r == -EAGAIN) {
+		r = eng_index_load_csum(in->index, slot, f->err);
+		if (r == 0)
+			r = eng_index_csum(in->index, slot, &want);
+	}
+	if (r < 0)
+		return r;
+	if (fmt_block_csum(data, (size_t)1 << f->bits) != want)
+		return fmt_fail(f->err, -EBADMSG,
+				"%s: the data of slot %" PRIu32
+				" does not match its checksum (CS-2)",
+				in->layer->path, slot);
+	f->csums[in->goes[slot]] = want;
+	return 0;
+}
+
+/* Writes the survivors among @count slots from @first, which are in the buffer; neighbours together. */
+static int write_survivors(struct fold *f, const struct input *in, uint64_t first, uint32_t count)
+{
+	uint32_t i = 0, n;
+	int r = 0;
+
+	while (r == 0 && i < count) {
+		uint32_t to = in->goes[first + i];
+
+		if (to == FMT_SLOT_NONE) {
+			i++;
+			continue;
+		}
+		for (n = 0; r == 0 && i + n < count && in->goes[first + i + n] == to + n; n++)
+			r = take_csum(f, in, (uint32_t)(first + i + n),
+				      f->buf + ((size_t)(i + n) << f->bits));
+		if (r == 0)
+			r = eng_io_pwrite(f->b->io, f->out, f->buf + ((size_t)i << f->bits),
+					  (size_t)n << f->bits,
+					  eng_layer_slot_offset(f->result, to));
+		i += n;
+	}
+	return r;
+}
+
+static int copy_input(struct fold *f, const struct input *in)
+{
+	uint32_t most = CHUNK >> f->bits;
+	uint64_t slot = 0;
+	int r = 0;
+
+	while (r == 0) {
+		uint64_t start_ns = eng_io_now_ns(f->b->io);
+		uint32_t count = 0, last = 0;
+		size_t len;
+		ssize_t got;
+
+		while (slot < in->slots && in->goes[slot] == FMT_SLOT_NONE)
+			slot++;
+		if (slot == in->slots)
+			break;
+		for (; count < most && slot + count < in->slots; count++)
+			last = in->goes[slot + count] != FMT_SLOT_NONE ? count : last;
+		count = last + 1;
+		len = (size_t)count << f->bits;
+		got = eng_io_pread(f->b->io, in->file, f->buf, len,
+				   eng_layer_slot_offset(in->layer, (uint32_t)slot));
+		if (got < (ssize_t)len)
+			return fmt_fail(f->err, got < 0 ? (int)got : -EUCLEAN,
+					"%s: cannot read %zu bytes of slot %" PRIu64 ": %s",
+					in->layer->path, len, slot,
+					got < 0 ? strerror((int)-got) : "the file ends");
+		r = write_survivors(f, in, slot, count);
+		atomic_fetch_add(&f->b->done_bytes, len);
+		slot += count;
+		if (r == 0)
+			r = pace(f, len, start_ns);
+	}
+	return r;
+}
+
+/* --- the result --- */
+
+static void edit_frozen(struct fmt_header *hdr, void *arg)
+{
+	const struct fold *f = arg;
+	const struct fmt_header *b = &f->b->boundary;
+
+	hdr->state = FMT_STATE_FROZEN;
+	hdr->log_seq = f->result->log.seq;
+	hdr->snapshot_id = b->snapshot_id;
+	hdr->snapshot_members = b->snapshot_members;
+	hdr->snapshot_index = b->snapshot_index;
+	hdr->incompat |= FMT_INCOMPAT_FOLDED;
+	hdr->replaced_count = b->replaced_count;
+	memcpy(hdr->replaced, b->replaced, sizeof(hdr->replaced));
+}
+
+/* Data durable, then the log that names it, then FROZEN, then the seal: as for any layer. */
+static int finish(struct fold *f)
+{
+	struct eng_layer *layer = f->result;
+	int r = eng_io_fdatasync(f->b->io, f->out);
+
+	layer->next_slot = f->slots;
+	for (size_t i = 0; r == 0 && i < f->nruns; i++)
+		r = eng_layer_add_pending(layer, &f->runs[i], 0);
+	if (r == 0)
+		r = eng_layer_harden_sync(layer);
+	if (r == 0) {
+		atomic_store(&layer->harden, ENG_HARDEN_DONE);
+		r = eng_layer_update(layer, edit_frozen, f, f->err);
+	}
+	if (r == 0)
+		r = eng_layer_seal_known(layer, f->b->parent_hash, f->csums, f->slots, f->b->stop,
+					 f->b->arg, f->err);
+	return r;
+}
+
+static int build_result(struct fold *f)
+{
+	struct eng_layer_spec spec = f->b->spec;
+	int r;
+
+	spec.initial_slots = f->slots;
+	r = eng_layer_create(f->b->io, &spec, f->err, &f->result);
+	if (r == 0)
+		r = eng_io_open(f->b->io, spec.path, ENG_OPEN_WRITE | ENG_OPEN_NOFOLLOW, &f->out);
+	for (uint32_t i = 0; r == 0 && i < f->b->count; i++)
+		r = copy_input(f, &f->inputs[i]);
+	if (r == 0)
+		r = finish(f);
+	return r;
+}
+
+/* --- all of it --- */
+
+static int open_input(struct fold *f, uint32_t i)
+{
+	struct input *in = &f->inputs[i];
+	int r;
+
+	in->layer = f->b->inputs[i];
+	r = eng_layer_index(in->layer, f->err, &in->index);
+	if (r < 0)
+		return r;
+	in->slots = in->layer->hdr.slots;
+	in->goes = malloc((in->slots + 1) * sizeof(*in->goes));
+	if (!in->goes)
+		return no_memory(f);
+	memset(in->goes, 0xff, (in->slots + 1) * sizeof(*in->goes)); /* FMT_SLOT_NONE */
+	return eng_io_open(f->b->io, in->layer->path, ENG_OPEN_NOFOLLOW, &in->file);
+}
+
+static int prepare(struct fold *f)
+{
+	struct eng_fold_build *b = f->b;
+	int r = 0;
+
+	f->bits = b->spec.block_bits;
+	f->blocks = (b->spec.size + (1ull << f->bits) - 1) >> f->bits;
+	f->inputs = calloc(b->count, sizeof(*f->inputs));
+	f->win.owner = calloc(WINDOW, sizeof(*f->win.owner));
+	f->win.slot = malloc(WINDOW * sizeof(*f->win.slot));
+	if (posix_memalign((void **)&f->buf, FMT_PAGE, CHUNK))
+		f->buf = NULL;
+	if (!f->inputs || !f->win.owner || !f->win.slot || !f->buf)
+		return no_memory(f);
+	for (uint32_t i = 0; r == 0 && i < b->count; i++)
+		r = open_input(f, i);
+	return r;
+}
+
+static void clean_up(struct fold *f)
+{
+	for (uint32_t i = 0; f->inputs && i < f->b->count; i++) {
+		eng_io_close(f->b->io, f->inputs[i].file);
+		free(f->inputs[i].goes);
+	}
+	eng_io_close(f->b->io, f->out);
+	free(f->inputs);
+	free(f->win.owner);
+	free(f->win.slot);
+	free(f->runs);
+	free(f->csums);
+	free(f->buf);
+}
+
+int eng_fold_build(struct eng_fold_build *b, struct fmt_error *err, struct eng_layer **ret)
+{
+	struct fold f = {.b = b, .err = err};
+	int r = prepare(&f);
+
+	if (r == 0)
+		r = merge(&f);
+	if (r == 0) {
+		atomic_store(&b->total_bytes, (uint64_t)f.slots << f.bits);
+		f.csums = calloc((size_t)f.slots + 1, sizeof(*f.csums));
+		r = f.csums ? build_result(&f) : no_memory(&f);
+	}
+	clean_up(&f);
+	if (r == 0) {
+		*ret = f.result;
+		return 0;
+	}
+	if (f.result)
+		eng_io_unlink(b->io, f.result->path);
+	eng_layer_put(f.result);
+	if (err && !err->text[0])
+		fmt_fail(err, r, "the fold failed: %s", strerror(-r));
+	return r;
+}
