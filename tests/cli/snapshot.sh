@@ -105,3 +105,22 @@ ok "renames its snapshots" snapshot show live@s1
 "$VMIMG" disk read live@s2/db/data >back
 same db-data-2 back "which are read by the new name"
 sound "the store is sound"
+
+# --- delete: any, in any order ---
+ok "the list" snapshot list live --output=json
+before=$(grep -c '"snapshot":' out)
+ok "a snapshot is deleted" snapshot delete live@s1 --output=json
+has return_value 0 "and that is all"
+job=$(get job)
+ok "its job can be read" job show "$job" --output=json
+has job_type 72 "is a deletion"
+has job_state 7 "has completed"
+fails 1 '"code": 4' "it is gone" snapshot delete live@s1 --output=json
+fails 1 "no such snapshot" "for readers too" disk read live@s1/web/root 0 1
+fails 1 '"code": 4' "4: no name" snapshot delete live --output=json
+ok "the others" snapshot list live --output=json
+is "$(grep -c '"snapshot":' out)" $((before - 1)) "are still there"
+"$VMIMG" disk read live@s2/web/root >back
+same web-root-2 back "with what they hold"
+ok "its name can be taken" snapshot create live@s1 '--settings={"IgnoreNonSnapshottableDisks": true}'
+sound "and the store is sound"

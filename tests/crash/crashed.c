@@ -52,6 +52,11 @@ struct eng_io *crashed_boot(struct kase *k)
 	return io;
 }
 
+static bool before(const _Atomic uint64_t *what, uint64_t when)
+{
+	return atomic_load(what) && atomic_load(what) < when;
+}
+
 static bool snap_ended(const struct rig_snap *s, uint64_t when)
 {
 	return s->ended && s->ended < when;
@@ -130,15 +135,18 @@ static bool check_snapshot(struct kase *k, struct rig_view *view, unsigned n, bo
 {
 	const struct rig_snap *s = &k->r->log->snaps[n];
 	bool done = atomic_load(&s->done) != 0, ended = snap_ended(s, k->when);
+	bool deleting = before(&s->deleting, k->when);
 
-	if (!there && ended && done)
+	if (there && before(&s->deleted, k->when))
+		return crashed_blame(k, "snapshot %s was deleted and is there", s->name);
+	if (!there && ended && done && !deleting)
 		return crashed_blame(k, "snapshot %s completed and is gone", s->name);
 	if (there && (!done || !s->called || s->called >= k->when))
 		return crashed_blame(k, "snapshot %s is there; it %s", s->name,
 				     done ? "had not been called" : "failed");
-	if (!check_job(k, view->store->catalog, s, there))
+	if (!check_job(k, view->store->catalog, s, there || deleting))
 		return false;
-	if (there && (!ended || test_random(&k->rng) % 4 == 0))
+	if (there && k->r->snaps[n].there && (!ended || test_random(&k->rng) % 4 == 0))
 		return check_whole(k, view, n);
 	return true;
 }
@@ -168,11 +176,6 @@ static bool check_snapshots(struct kase *k, struct rig_view *view)
 		ok = crashed_blame(k, "%zu snapshots, only %u of them were made", count, seen);
 	free(rows);
 	return ok;
-}
-
-static bool before(_Atomic uint64_t *what, uint64_t when)
-{
-	return atomic_load(what) && atomic_load(what) < when;
 }
 
 /* The short-lived disks: all or nothing too. */

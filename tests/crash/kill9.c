@@ -82,6 +82,7 @@ static void child(struct bed *bed, uint64_t seed, bool load)
 		.depth = 8 + (unsigned)(seed % 9),
 		.pause_us = 12000,
 		.extras = 0,
+		.deletes = seed >> 25 & 1 ? 60 : 0,
 		.flushes = (unsigned)(seed >> 8 & 31),
 		.fuas = (unsigned)(seed >> 16 & 31),
 		.files = seed >> 24 & 1 ? 4 : 0,
@@ -235,13 +236,16 @@ static void check_snapshots(struct bed *bed, struct rig_view *view, const struct
 		for (size_t j = 0; j < count; j++)
 			there = there || !strcmp(rows[j].name, s->name);
 		seen += there;
-		CHECK(bed, there || !atomic_load(&s->done), "%s completed and is gone", s->name);
+		CHECK(bed, there || !atomic_load(&s->done) || atomic_load(&s->deleting),
+		      "%s completed and is gone", s->name);
+		CHECK(bed, !there || !atomic_load(&s->deleted), "%s was deleted and is there",
+		      s->name);
 		CHECK(bed, !there || !atomic_load(&s->failed), "%s failed and is there", s->name);
 		if (eng_catalog_get_job(cat, &s->job, &job) == 0)
 			CHECK(bed,
-			      job.state == (there                     ? 7
-					    : atomic_load(&s->failed) ? job.state
-								      : 10) &&
+			      job.state == (there || atomic_load(&s->deleting) ? 7
+					    : atomic_load(&s->failed)          ? job.state
+									       : 10) &&
 				      job.ended_ns && (job.state == 7 || job.error_text[0]),
 			      "job of %s (%s) is in state %u, error %u \"%s\"", s->name,
 			      there ? "there" : "not there", job.state, job.error_code,

@@ -59,7 +59,7 @@ static const char *tmp_dir(void)
 static void pick_load(struct rig *rig, uint64_t *rng)
 {
 	static const uint64_t bounds[] = {0, 120, 600, 2000};
-	static const unsigned fuas[] = {0, 4, 25, 60};
+	static const unsigned fuas[] = {0, 4, 25, 60}, deletes[] = {0, 40, 110, 40};
 	uint64_t x = test_random(rng);
 
 	rig->options = (struct eng_store_options){
@@ -71,7 +71,9 @@ static void pick_load(struct rig *rig, uint64_t *rng)
 	rig->seed = test_random(rng);
 	rig->depth = 8 + (unsigned)(x >> 4 & 7);
 	rig->pause_us = 2000;
+	rig->options.fold_rate = UINT64_MAX;
 	rig->extras = 40;
+	rig->deletes = deletes[x >> 20 & 3];
 	rig->die = x >> 13 & 3;
 	rig->files = x >> 18 & 1 ? 4 : 0;
 	rig->fuas = fuas[x >> 16 & 3];
@@ -151,7 +153,7 @@ static void look_at_end(struct recording *r)
 		free(data);
 	}
 	for (unsigned i = 0; i < atomic_load(&r->log->snap_count); i++)
-		if (atomic_load(&r->log->snaps[i].done))
+		if (atomic_load(&r->log->snaps[i].done) && !atomic_load(&r->log->snaps[i].deleting))
 			look_at_snapshot(r, &view, i);
 	cr_assert_eq(rig_view_close(&view), 0);
 }

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "engine/fdcache.h"
+#include "engine/fold.h"
 
 #define LENGTH_MAX (64u << 10)
 #define HANG_NS    (60ull * 1000000000)
@@ -382,6 +383,9 @@ static void worker_close(struct worker *w)
 
 	while (w->in_flight)
 		reap(w);
+	/* Who dies holds nothing of a disk that is about to be let go of. */
+	if (w->rig->die)
+		eng_folder_pause(w->rig->store->folder, true);
 	/* The other worker's snapshot may need this queue until everybody has stopped. */
 	atomic_fetch_sub(&w->rig->running, 1);
 	while (atomic_load(&w->rig->running))
@@ -557,6 +561,33 @@ static void change_extra(struct rig *rig, uint64_t x)
 	}
 }
 
+/* One of those that are there: the oldest, the newest or any between (DL-1). */
+static void delete_snapshot(struct rig *rig, uint64_t x)
+{
+	unsigned n = atomic_load(&rig->log->snap_count), found = 0;
+	struct rig_snap *those[RIG_SNAPS], *s;
+	struct cat_job job = {.state = 4, .type = 72};
+	struct fmt_error err = {{0}};
+	bool marked;
+	int r;
+
+	for (unsigned i = 0; i < n; i++)
+		if (atomic_load(&rig->log->snaps[i].done) &&
+		    !atomic_load(&rig->log->snaps[i].deleting))
+			those[found++] = &rig->log->snaps[i];
+	if (!found)
+		return;
+	s = those[x % found];
+	eng_store_new_id(rig->store, &job.id);
+	snprintf(job.name, sizeof(job.name), "c@%s", s->name);
+	job.submitted_ns = eng_io_wall_ns(rig->io);
+	atomic_store(&s->deleting, hist_tick(&rig->log->history));
+	r = eng_store_delete_snapshot(rig->store, "c", s->name, &job, &marked, &err);
+	atomic_store(&s->deleted, hist_tick(&rig->log->history));
+	if (r < 0)
+		fail(rig, "deleting %s: %d, %s", s->name, r, err.text);
+}
+
 static void *snapper_main(void *arg)
 {
 	struct rig *rig = arg;
@@ -568,6 +599,8 @@ static void *snapper_main(void *arg)
 		usleep((useconds_t)(x >> 32) % (rig->pause_us + 1));
 		if (x % 256 < rig->extras)
 			change_extra(rig, x >> 8);
+		else if (x % 256 < rig->extras + rig->deletes)
+			delete_snapshot(rig, x >> 8);
 		else if (!atomic_load(&rig->stop))
 			take_snapshot(rig, (x >> 8 & 3) == 0);
 	}
@@ -600,6 +633,7 @@ static void abandon_store(struct eng_store *store)
 	static struct eng_store *abandoned[64] __attribute__((used));
 	static unsigned count;
 
+	eng_folder_stop(store->folder);
 	eng_pool_destroy(store->pool);
 	eng_io_close(store->io, store->lock_file);
 	store->pool = NULL;

@@ -27,7 +27,8 @@ struct rig_snap {
 	uint64_t called;
 	_Atomic uint64_t done; /* completed, and its job says so; 0: not */
 	_Atomic bool failed;
-	uint64_t ended; /* when the run had returned */
+	uint64_t ended;                     /* when the run had returned */
+	_Atomic uint64_t deleting, deleted; /* 0: not reached */
 };
 
 /* A disk of VM x that came and went: each instant 0 when it was not reached. */
@@ -57,6 +58,7 @@ struct rig {
 	unsigned pause_us; /* between snapshots, at most */
 	unsigned depth;    /* in flight, a queue */
 	unsigned extras;   /* of 256 turns of the snapshot thread, make or remove a disk */
+	unsigned deletes;  /* of 256 turns of the snapshot thread, delete a snapshot */
 	unsigned flushes;  /* of 256 requests */
 	unsigned fuas;     /* of 256 writes */
 	unsigned detaches; /* of 4096 requests, detach and attach a disk instead */
