@@ -26,6 +26,7 @@ enum eng_cut_word {
 struct eng_cut {
 	_Atomic int word; /* enum eng_cut_word */
 	_Atomic unsigned refs;
+	bool is_roll;           /* a disk's own; immutable once a layer hangs on it */
 	pthread_mutex_t lock;   /* for the condition only */
 	pthread_cond_t drained; /* some layer of the cut has no write in flight any more */
 };

@@ -761,6 +761,7 @@ int eng_roll_run(struct eng_entry *entry, struct fmt_error *err)
 
 	if (!s)
 		return fmt_fail(err, r, "no memory for a roll");
+	s->cut->is_roll = true;
 	s->members = m = calloc(1, sizeof(*m));
 	if (m) {
 		s->count = 1;

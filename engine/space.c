@@ -330,7 +330,7 @@ static void write_ahead(struct eng_disk *disk, struct eng_layer *layer)
 	layer->writing_ahead = submit(disk, layer, &t) == 0;
 }
 
-/* T6: rolls start at half the bound; at the whole bound a prepared cut gives way. */
+/* T6: rolls start at half the bound; at the whole bound a prepared cut gives way, but for the roll. */
 static void roll_ahead(struct eng_disk *disk, struct eng_layer *head)
 {
 	struct eng_succ *succ;
@@ -344,7 +344,7 @@ static void roll_ahead(struct eng_disk *disk, struct eng_layer *head)
 	if (head->log.bytes < disk->log_bound && head->next_slot < disk->map_bound)
 		return;
 	succ = atomic_load(&head->succ);
-	if (succ)
+	if (succ && !succ->cut->is_roll)
 		eng_cut_abandon(succ->cut);
 }
 
