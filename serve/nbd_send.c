@@ -3,6 +3,8 @@
  * nbd_send.c - the way of a connection's bytes out: the greeting's, then the replies in the order in
  * which they ended, as many as there are in one call. Tried at once, and given to the ring only when
  * the socket is full: a send that does not have to wait costs one system call and no turn of the loop.
+ * Large replies go one a turn, so that the requests which a client sends for those it has got reach the
+ * disk while the next ones are copied.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -12,6 +14,7 @@
 
 #define OUT_KEEP  (64u << 10)
 #define IOV_NOW   256u
+#define TURN_MAX  (64u << 10) /* bytes after which a turn sends no further reply */
 #define IOV_RING  64u
 #define TLS_AHEAD (256u << 10) /* TL-6 */
 
@@ -38,17 +41,19 @@ static unsigned gather(const struct nbd_conn *c, struct iovec *iov, unsigned max
 {
 	const struct nbd_out *out = greeting_out(c);
 	size_t skip = c->first_sent;
-	unsigned n = 0;
+	unsigned n = 0, counted = 0;
 
 	*total = 0;
 	if (out && out->sent < out->len)
 		iov[n++] = (struct iovec){out->bytes + out->sent, out->len - out->sent};
-	for (struct nbd_req *r = c->replies; r && n + 2 <= max; r = r->next) {
+	for (struct nbd_req *r = c->replies; r && n + 2 <= max && *total < TURN_MAX; r = r->next) {
 		n = add(iov, n, r->head, r->head_len, &skip);
 		n = add(iov, n, r->buf, r->payload, &skip);
+		for (; counted < n; counted++)
+			*total += iov[counted].iov_len;
 	}
-	for (unsigned i = 0; i < n; i++)
-		*total += iov[i].iov_len;
+	for (; counted < n; counted++)
+		*total += iov[counted].iov_len;
 	return n;
 }
 
@@ -201,12 +206,18 @@ void nbd_send_flush(struct nbd_conn *c)
 		msg.msg_iovlen = next_bytes(c, iov, IOV_NOW, &total);
 		if (!total || c->broken)
 			return;
+		if (total >= TURN_MAX) /* the disk works while this is copied */
+			vmimg_queue_submit(srv_worker_queue(c->lane->worker), NULL, 0);
 		n = sendmsg(c->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (n >= 0)
 			sent(c, (size_t)n);
 		else if (errno != EAGAIN && errno != EINTR)
 			nbd_conn_break(c); /* the client is gone */
-		if (n < (ssize_t)total && !c->broken)
+		if (n < (ssize_t)total && !c->broken) {
 			send_through_ring(c);
+		} else if (total >= TURN_MAX && !nbd_send_idle(c)) {
+			nbd_conn_kick(c);
+			return;
+		}
 	}
 }
