@@ -291,7 +291,7 @@ bench: deps-bench
 	$(submake) all examples
 	$(Q)$(run_bench)
 bench-nbd: deps-bench
-	$(submake) all
+	$(submake) all examples
 	$(Q)$(run_bench) nbd
 
 demo: deps

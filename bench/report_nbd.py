@@ -82,11 +82,24 @@ def scale_rows(table, results):
                 '< 256 MiB', (256 << 20) - 1)
 
 
+def guest_rows(table, results):
+    lines = results.pick('guest')
+    machine = 'KVM' if any('kvm' in line['accelerator'] for line in lines) else 'emulated processor'
+    for what, text in (('randread_qd1', 'reads, QD1'), ('randwrite_qd1', 'writes, QD1'),
+                       ('randread_qd32', 'reads, QD32'), ('randwrite_qd32', 'writes, QD32')):
+        vhost, nbd, own = (results.values('iops', 'guest', what=what, side=side)
+                           for side in ('vhost-user-blk', 'nbd', 'qcow2'))
+        name = f'in a guest ({machine}), 4 KiB random {text}'
+        table.compare(f"{name}, vhost-user-blk; QEMU's own qcow2", 'guest', vhost, own, 'k/s', 1e3,
+                      '>= 1.0 x', at_least(1.0))
+        table.compare(f"{name}, NBD; QEMU's own qcow2", 'guest', nbd, own, 'k/s', 1e3, '', at_least(1.0))
+
+
 def main():
     results = Results(sys.argv[1])
     scale = results.scale
     table = Table(results)
-    for rows in (head_rows, cost_rows, first_rows, sequential_rows, stall_rows, scale_rows):
+    for rows in (head_rows, cost_rows, first_rows, sequential_rows, stall_rows, scale_rows, guest_rows):
         rows(table, results)
     print(f'\n{scale["cpus"]} CPUs, Linux {scale["kernel"]}, {scale["file_system"]}, '
           f'{scale["rounds"]} rounds: median (least - greatest).\n')
