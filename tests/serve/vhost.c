@@ -256,6 +256,67 @@ Test(vhost, a_server_that_is_told_to_stop_answers_what_it_took)
 	finish();
 }
 
+/* VU-45 */
+Test(vhost, a_queue_is_stopped_when_what_it_took_has_ended)
+{
+	struct vd_queue *q = &dev.q[0];
+
+	start(1);
+	cr_assert_eq(vd_init(&dev, vs_socket(0), 1, 128), 0);
+	cr_assert_eq(vd_connect(&dev, 0), 0);
+	for (unsigned round = 0; round < 50; round++) {
+		struct vd_slot *slot;
+		uint16_t base = 0;
+		unsigned n = 0;
+
+		for (; (slot = vd_slot_get(&dev, 0)); n++)
+			vd_submit(&dev, 0, slot, VIRTIO_BLK_T_OUT, n << 18, VD_SLOT_MAX, 4);
+		vd_kick(&dev, 0);
+		cr_assert_eq(vd_stop_queue(&dev, 0, &base), 0);
+		cr_assert_eq(q->used->idx, base, "round %u: taken %u, shown %u", round, base,
+			     q->used->idx);
+		/* What it did not take is taken after the start, without a kick. */
+		cr_assert_eq(vd_start_queue(&dev, 0, base), 0);
+		for (unsigned done = 0; done < n;) {
+			int r = vd_wait(&dev, 10000);
+
+			cr_assert_gt(r, 0, "%u of %u", done, n);
+			done += (unsigned)r;
+		}
+		for (unsigned s = 0; s < VD_SLOTS; s++)
+			q->slots[s].busy = false;
+		q->busy = 0;
+	}
+	finish();
+}
+
+/* VU-33: what is in flight goes on, wherever the memory is mapped meanwhile. */
+Test(vhost, memory_may_change_under_a_load)
+{
+	struct load *l = load_create(44);
+	uint64_t extra[5] = {0, UINT64_C(1) << 40, 1 << 20, UINT64_C(1) << 46, 0};
+	uint64_t rings[5] = {0, VD_GUEST, VD_SPLIT, 0, 0};
+
+	start(1);
+	cr_assert_eq(vd_init(&dev, vs_socket(0), 4, 256), 0);
+	cr_assert_eq(vd_connect(&dev, 0), 0);
+	rings[3] = (uintptr_t)dev.mem;
+	for (unsigned i = 0; i < 400; i++) {
+		cr_assert_eq(step(l, true), 0);
+		if (i % 20 == 5)
+			cr_assert_eq(vd_give_memory(&dev), 0);
+		if (i % 20 == 10)
+			cr_assert_eq(vd_ask(&dev, VU_ADD_MEM_REG, extra, 40, dev.files, 1), 0);
+		if (i % 20 == 15)
+			cr_assert_eq(vd_ask(&dev, VU_REM_MEM_REG, extra, 40, NULL, 0), 0);
+		if (i % 20 == 16)
+			cr_assert_eq(vd_ask(&dev, VU_REM_MEM_REG, rings, 40, NULL, 0), 1,
+				     "the rings are in it");
+	}
+	load_verify(l);
+	finish();
+}
+
 /* --- snapshots, sizes --- */
 
 /* P1: block k is written only after block k - 1 was acknowledged. */

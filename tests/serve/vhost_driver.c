@@ -284,7 +284,7 @@ static int give_backend_channel(struct vd *d)
 	return r;
 }
 
-static int give_memory(struct vd *d)
+int vd_give_memory(struct vd *d)
 {
 	struct {
 		uint32_t count, padding;
@@ -364,7 +364,7 @@ int vd_connect(struct vd *d, uint64_t without)
 	if (r == 0)
 		r = give_backend_channel(d);
 	if (r == 0)
-		r = give_memory(d);
+		r = vd_give_memory(d);
 	if (r == 0 && d->inflight)
 		r = give_inflight(d);
 	/* As after a reset of the connection: what the used ring says, everything before is done. */

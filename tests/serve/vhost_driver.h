@@ -126,6 +126,7 @@ int vd_ask(struct vd *d, uint32_t request, const void *payload, uint32_t size, c
 	   unsigned nfds);
 int vd_get_u64(struct vd *d, uint32_t request, uint64_t *value);
 int vd_get_config(struct vd *d, void *config, uint32_t offset, uint32_t size);
+int vd_give_memory(struct vd *d); /* SET_MEM_TABLE, again */
 int vd_start_queue(struct vd *d, unsigned queue, uint16_t base);
 /* Stops it; the base that the server tells. */
 int vd_stop_queue(struct vd *d, unsigned queue, uint16_t *base);
