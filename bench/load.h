@@ -2,7 +2,8 @@
 /*
  * load.h - one load loop for disks of a store, plain files and NBD exports, so that they can be compared:
  * the same code picks offsets, keeps requests in flight and counts; only the last step differs, a queue
- * of the library, an io_uring of the loop's own, or a connection. Behind `vmimg bench` and the programs in this folder.
+ * of the library, an io_uring of the loop's own, or a connection. Behind `vmimg bench` and the programs in
+ * this folder.
  * load_run() may be called from any thread, also several at a time.
  */
 #ifndef BENCH_LOAD_H

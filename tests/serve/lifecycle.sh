@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # A server's life: start, readiness, signals, a second server, what a dead one left, units.
+top=$(cd "$(dirname "$0")/../.." && pwd)
 . "$(dirname "$0")/common.bash"
 
 v init "$VMIMG_STORE" && v vm create web && v disk create web/root --size=8M || die "no store"
@@ -58,7 +59,7 @@ python3 -c 'import json,sys
 for line in open("json.log"): assert json.loads(line)["message"]' || die "not JSON"
 
 echo "- a socket that the service manager holds is used, and left"
-systemd-socket-activate --fdname=nbd -l "$dir/held.sock" "$VMIMG" serve --pid-file="$dir/pid" 2>>serve.log &
+systemd-socket-activate --fdname=nbd -l "$dir/held.sock" "$VMIMG" -s "$VMIMG_STORE" serve --pid-file="$dir/pid" 2>>serve.log &
 server=$!
 await 10 test -S held.sock
 python3 - <<'P' || die "no NBD on it"
@@ -70,7 +71,7 @@ assert s.recv(8, socket.MSG_WAITALL) == b"NBDMAGIC"
 P
 serve_stop "and it ends as ever"
 
-units=$(cd "$(dirname "$0")/../.." && pwd)/packaging/systemd
+units=$top/packaging/systemd
 if command -v systemd-analyze >/dev/null; then
 	mkdir units
 	for unit in "$units"/*@*; do
