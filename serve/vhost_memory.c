@@ -9,6 +9,8 @@
  */
 #include <errno.h>
 #include <linux/magic.h>
+#include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -16,7 +18,8 @@
 
 #include "serve/vhost.h"
 
-#define MAP_MAX (UINT64_C(1) << 43) /* bytes of one mapping: address space is finite */
+#define MAP_MAX    (UINT64_C(1) << 43) /* bytes of one mapping: address space is finite */
+#define UNMAP_HERE (32u << 20)         /* bytes that are unmapped within a turn */
 
 /* --- files --- */
 
@@ -66,10 +69,44 @@ int srv_vhost_map(int fd, uint64_t offset, uint64_t len, _Atomic bool *hit,
 	return 0;
 }
 
+struct unmapping {
+	void *map;
+	size_t len;
+};
+
+static void *unmap_main(void *arg)
+{
+	struct unmapping *u = arg;
+
+	munmap(u->map, u->len);
+	free(u);
+	return NULL;
+}
+
+/* The pages of a large guest take the kernel tenths of a second: not on a worker (W-2). */
+static bool unmap_elsewhere(void *map, size_t len)
+{
+	struct unmapping *u = malloc(sizeof(*u));
+	pthread_attr_t attr;
+	pthread_t thread;
+	int r;
+
+	if (!u)
+		return false;
+	*u = (struct unmapping){map, len};
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	r = pthread_create(&thread, &attr, unmap_main, u);
+	pthread_attr_destroy(&attr);
+	if (r)
+		free(u);
+	return r == 0;
+}
+
 void srv_vhost_unmap(struct srv_vhost_mapping *m)
 {
 	srv_vhost_guard_drop(m->guard);
-	if (m->map)
+	if (m->map && (m->map_len < UNMAP_HERE || !unmap_elsewhere(m->map, m->map_len)))
 		munmap(m->map, m->map_len);
 	*m = (struct srv_vhost_mapping){0};
 }
