@@ -3,8 +3,9 @@
  * disk.h - a chain of layers as one block device, worked on by one queue.
  *
  * D-1: all fields but the atomics are the worker's. D-2: layers[] grows at the end only; ordinal i in
- * the map is layers[i]; a folded layer stands at every ordinal that it replaced. D-3: layers below @indexed answer through their index, region by region; the
- * map holds every entry of the layers above from the start.
+ * the map is layers[i]; a folded layer stands at every ordinal that it replaced. D-3: layers below @indexed
+ * answer through their index, region by region; the map holds every entry of the layers above from the
+ * start.
  */
 #ifndef ENGINE_DISK_H
 #define ENGINE_DISK_H
