@@ -205,6 +205,7 @@ int nbd_req_grow(struct nbd_req *req, uint32_t len);
 
 /* --- nbd_status.c: block status --- */
 void nbd_status_choose(struct nbd_conn *conn, const struct nbd_context *contexts, unsigned count);
+uint32_t nbd_status_memory(const struct nbd_conn *conn); /* at most, for one request */
 void nbd_status_start(struct nbd_req *req);
 
 /* --- nbd_names.c: the catalog's names; may wait for it --- */

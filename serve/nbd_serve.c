@@ -298,8 +298,11 @@ void nbd_serve_filled(struct nbd_conn *c)
 
 /* --- out of the read buffer --- */
 
+/* What a request counts in flight: its buffer, and of block status the reply that it may become. */
 static uint32_t memory_of(const struct nbd_conn *c, const struct nbd_request *w)
 {
+	if (w->type == NBD_CMD_BLOCK_STATUS)
+		return nbd_status_memory(c);
 	if (w->type == NBD_CMD_READ || w->type == NBD_CMD_WRITE)
 		return w->length;
 	if (w->type == NBD_CMD_CACHE && c->nbd->server->options.open.buffered)
@@ -347,7 +350,7 @@ static void begin(struct nbd_conn *c, const struct nbd_request *w, uint32_t erro
 		nbd_conn_fail(c, "out of memory");
 		return;
 	}
-	if (!error && memory && nbd_req_grow(req, memory) < 0)
+	if (!error && memory && w->type != NBD_CMD_BLOCK_STATUS && nbd_req_grow(req, memory) < 0)
 		error = NBD_ENOMEM;
 	if (error && payload) { /* NB-30: a client may not know the request before it is sent */
 		c->skip = payload;

@@ -26,6 +26,12 @@ void nbd_status_choose(struct nbd_conn *c, const struct nbd_context *contexts, u
 	c->nlenses = count;
 }
 
+uint32_t nbd_status_memory(const struct nbd_conn *c)
+{
+	return EXTENTS_MAX * sizeof(struct vmimg_disk_extent) +
+	       c->nlenses * (NBD_STRUCTURED_LEN + 4 + EXTENTS_MAX * 8);
+}
+
 void nbd_status_start(struct nbd_req *req)
 {
 	struct vmimg_request *r = &req->io.request;

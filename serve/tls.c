@@ -31,8 +31,12 @@ struct srv_tls_session {
 	gnutls_session_t session;
 	uint8_t in[INPUT_CAP];
 	size_t in_at, in_len;
-	uint8_t *out;
-	size_t out_at, out_len, out_cap;
+	/* What is to be sent, and what came after somebody began to send that: a read may answer the
+	 * peer (new keys, an alert) while the ring reads the first. */
+	struct bytes {
+		uint8_t *at;
+		size_t start, end, cap;
+	} out, late;
 	const char *why;
 };
 
@@ -155,20 +159,21 @@ static ssize_t pull(gnutls_transport_ptr_t arg, void *buf, size_t len)
 static ssize_t push(gnutls_transport_ptr_t arg, const void *buf, size_t len)
 {
 	struct srv_tls_session *s = arg;
+	struct bytes *b = &s->late;
 
-	if (s->out_len + len > s->out_cap) {
-		size_t cap = (s->out_len + len) / 2 * 3 + 4096;
-		uint8_t *out = realloc(s->out, cap);
+	if (b->end + len > b->cap) {
+		size_t cap = (b->end + len) / 2 * 3 + 4096;
+		uint8_t *at = realloc(b->at, cap);
 
-		if (!out) {
+		if (!at) {
 			gnutls_transport_set_errno(s->session, ENOMEM);
 			return -1;
 		}
-		s->out = out;
-		s->out_cap = cap;
+		b->at = at;
+		b->cap = cap;
 	}
-	memcpy(s->out + s->out_len, buf, len);
-	s->out_len += len;
+	memcpy(b->at + b->end, buf, len);
+	b->end += len;
 	return (ssize_t)len;
 }
 
@@ -194,23 +199,28 @@ void srv_tls_received(struct srv_tls_session *s, size_t len)
 	s->in_len = len;
 }
 
-const void *srv_tls_output(const struct srv_tls_session *s, size_t *len)
+const void *srv_tls_output(struct srv_tls_session *s, size_t *len)
 {
-	*len = s->out_len - s->out_at;
-	return s->out + s->out_at;
+	if (s->out.start == s->out.end) {
+		struct bytes sent = s->out;
+
+		s->out = s->late;
+		s->late = sent;
+		s->late.start = s->late.end = 0;
+	}
+	*len = s->out.end - s->out.start;
+	return s->out.at + s->out.start;
 }
 
 void srv_tls_sent(struct srv_tls_session *s, size_t len)
 {
-	s->out_at += len;
-	if (s->out_at < s->out_len)
+	s->out.start += len;
+	if (s->out.start < s->out.end)
 		return;
-	s->out_at = 0;
-	s->out_len = 0;
-	if (s->out_cap > KEEP_MAX) {
-		free(s->out);
-		s->out = NULL;
-		s->out_cap = 0;
+	s->out.start = s->out.end = 0;
+	if (s->out.cap > KEEP_MAX) {
+		free(s->out.at);
+		s->out = (struct bytes){0};
 	}
 }
 
@@ -256,7 +266,8 @@ void srv_tls_session_destroy(struct srv_tls_session *s)
 	if (!s)
 		return;
 	gnutls_deinit(s->session);
-	free(s->out);
+	free(s->out.at);
+	free(s->late.at);
 	free(s);
 }
 

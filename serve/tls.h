@@ -35,9 +35,9 @@ int srv_tls_read(struct srv_tls_session *session, void *buf, size_t len);
 /* Encrypts all of it into the output. -ENOMEM, -EPROTO. */
 int srv_tls_write(struct srv_tls_session *session, const void *buf, size_t len);
 void srv_tls_bye(struct srv_tls_session *session); /* a last alert into the output */
-/* What is to be sent; then how much of it was. The bytes stay where they are until all are sent, if
- * nothing is written meanwhile. */
-const void *srv_tls_output(const struct srv_tls_session *session, size_t *len);
+/* What is to be sent; then how much of it was. The bytes stay where they are until all of them were
+ * sent, whatever is read and written meanwhile. */
+const void *srv_tls_output(struct srv_tls_session *session, size_t *len);
 void srv_tls_sent(struct srv_tls_session *session, size_t len);
 
 #endif
