@@ -373,6 +373,118 @@ Test(serve_nbd_tls, bytes_behind_starttls_end_it)
 	works(psk_client("keys.psk"));
 }
 
+/* --- a client of GnuTLS alone: it can do what libnbd never does --- */
+
+static gnutls_session_t secure(int fd, gnutls_psk_client_credentials_t credentials)
+{
+	static const unsigned char hex[] = "00112233445566778899aabbccddeeff";
+	const gnutls_datum_t key = {(unsigned char *)hex, sizeof(hex) - 1};
+	uint8_t reply[NBD_GREETING_LEN + NBD_OPT_REPLY_LEN];
+	gnutls_session_t session;
+	int r;
+
+	cr_assert_eq(send(fd, STARTTLS, sizeof(STARTTLS) - 1, MSG_NOSIGNAL), sizeof(STARTTLS) - 1);
+	cr_assert_eq(recv(fd, reply, sizeof(reply), MSG_WAITALL), sizeof(reply));
+	cr_assert_eq(gnutls_psk_set_client_credentials(credentials, "alice", &key,
+						       GNUTLS_PSK_KEY_HEX),
+		     0);
+	cr_assert_eq(gnutls_init(&session, GNUTLS_CLIENT), 0);
+	cr_assert_eq(gnutls_priority_set_direct(session,
+						"NORMAL:-VERS-ALL:+VERS-TLS1.3:+ECDHE-PSK:+PSK",
+						NULL),
+		     0);
+	gnutls_credentials_set(session, GNUTLS_CRD_PSK, credentials);
+	gnutls_transport_set_int(session, fd);
+	do
+		r = gnutls_handshake(session);
+	while (r < 0 && !gnutls_error_is_fatal(r));
+	cr_assert_eq(r, 0, "%s", gnutls_strerror(r));
+	return session;
+}
+
+static void say(gnutls_session_t session, const void *bytes, size_t len)
+{
+	cr_assert_eq(gnutls_record_send(session, bytes, len), (ssize_t)len);
+}
+
+static void hear(gnutls_session_t session, uint8_t *bytes, size_t len)
+{
+	while (len > 0) {
+		ssize_t n = gnutls_record_recv(session, bytes, len);
+
+		if (n == GNUTLS_E_AGAIN || n == GNUTLS_E_INTERRUPTED)
+			continue;
+		cr_assert_gt(n, 0, "%s", n ? gnutls_strerror((int)n) : "the end");
+		bytes += n;
+		len -= (size_t)n;
+	}
+}
+
+static void go(gnutls_session_t session)
+{
+	static const char option[] = "IHAVEOPT\0\0\0\7\0\0\0\12\0\0\0\4vm/a\0\0";
+	uint8_t head[NBD_OPT_REPLY_LEN], data[256];
+
+	say(session, option, sizeof(option) - 1);
+	do {
+		hear(session, head, sizeof(head));
+		cr_assert_leq(nbd_get32(head + 16), sizeof(data));
+		hear(session, data, nbd_get32(head + 16));
+	} while (nbd_get32(head + 12) == NBD_REP_INFO);
+	cr_assert_eq(nbd_get32(head + 12), NBD_REP_ACK);
+}
+
+/* The server answers a request for new keys while its replies wait for the socket. */
+Test(serve_nbd_tls, new_keys_while_replies_wait)
+{
+	enum { READS = 12, LENGTH = 1 << 20 };
+	gnutls_psk_client_credentials_t credentials;
+	uint8_t *data = malloc(LENGTH), request[NBD_REQUEST_LEN];
+	struct nbd_handle *nbd = psk_client("keys.psk");
+	gnutls_session_t session;
+	int fd;
+
+	server.options.tls_psk = psk;
+	start();
+	cr_assert_eq(nbd_connect_unix(nbd, path), 0, "%s", nbd_get_error());
+	for (int i = 0; i < READS; i++) {
+		memset(data, i + 1, LENGTH);
+		cr_assert_eq(nbd_pwrite(nbd, data, LENGTH, (uint64_t)i * LENGTH, 0), 0);
+	}
+	nbd_close(nbd);
+	cr_assert_eq(gnutls_psk_allocate_client_credentials(&credentials), 0);
+	fd = dial();
+	session = secure(fd, credentials);
+	go(session);
+	for (uint64_t i = 0; i < READS; i++) {
+		memset(request, 0, sizeof(request));
+		nbd_put32(request, NBD_REQUEST_MAGIC);
+		nbd_put64(request + 8, i);
+		nbd_put32(nbd_put64(request + 16, i * LENGTH), LENGTH);
+		say(session, request, sizeof(request));
+		if (i % 4 == 3) {
+			usleep(100000); /* until the socket is full */
+			cr_assert_eq(gnutls_session_key_update(session, GNUTLS_KU_PEER), 0);
+		}
+	}
+	for (int i = 0; i < READS; i++) {
+		uint8_t head[NBD_SIMPLE_LEN];
+		uint64_t which;
+
+		hear(session, head, sizeof(head));
+		cr_assert_eq(nbd_get32(head), NBD_SIMPLE_MAGIC);
+		cr_assert_eq(nbd_get32(head + 4), 0);
+		which = nbd_get64(head + 8);
+		hear(session, data, LENGTH);
+		cr_expect_eq(data[0], which + 1);
+		cr_expect_eq(memcmp(data, data + 1, LENGTH - 1), 0);
+	}
+	gnutls_deinit(session);
+	gnutls_psk_free_client_credentials(credentials);
+	close(fd);
+	free(data);
+}
+
 /* TL-5 */
 Test(serve_nbd_tls, nonsense_and_silence_in_the_handshake_end_it)
 {
