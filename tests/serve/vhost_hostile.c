@@ -315,7 +315,7 @@ static void ask_odd(const struct odd_request *o)
 		d[n++] = (struct vring_desc){at(32), o->out, NEXT, 2};
 	/* A second one may be 33 MiB long: it lies in both files. */
 	if (o->in)
-		d[n++] = (struct vring_desc){at(1 << 20), o->in, NEXT | WRITE, (uint16_t)(n)};
+		d[n++] = (struct vring_desc){at(1 << 20), o->in, NEXT | WRITE, 0};
 	d[n - 1].next = (uint16_t)n;
 	d[n] = (struct vring_desc){at(8192), 1, WRITE, 0};
 	memcpy(q->desc, d, sizeof(d));
