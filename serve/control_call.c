@@ -198,6 +198,16 @@ static char *release_disk(struct srv_server *server, const json_t *request)
 	return reply_busy(request, errno_code(-EBUSY), disk);
 }
 
+static char *release_snapshot(struct srv_server *server, const json_t *request)
+{
+	const char *snapshot = param(request, "AffectedSnapshotCollection");
+
+	if (!snapshot || !strchr(snapshot, '@') ||
+	    srv_exports_release(server->exports, snapshot) == 0)
+		return NULL;
+	return reply_busy(request, json_integer(VMIMG_INVALID_STATE), snapshot);
+}
+
 /* Snapshots take their collection's new name with them; no export may stay under the old one. */
 static char *release_collection(struct srv_server *server, const json_t *request)
 {
@@ -253,6 +263,7 @@ static const struct hook {
 	{"CreateDisk", NULL, follow_disk},
 	{"DeleteDisk", release_disk, follow_disk},
 	{"ResizeDisk", NULL, tell_resized},
+	{"DestroySnapshot", release_snapshot, NULL},
 	{"RenameCollection", release_collection, NULL},
 };
 

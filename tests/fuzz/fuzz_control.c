@@ -172,8 +172,9 @@ static void settle(void)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
-	size_t used, events = 0, lines = 0;
-	char *got, *at, *end;
+	size_t used, expected, events = 0, lines = 0;
+	char *got, *at, *end, counts[512];
+	const char *last = "";
 	int fd;
 
 	if (!server.svc) {
@@ -192,11 +193,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 		check_line(at, (size_t)(end - at));
 		events += !strncmp(at, "{\"event\"", 8) || strstr(at, ",\"event\":") != NULL;
 		lines++;
+		last = at;
 	}
 	check(at == got + used, "lines are whole", got);
-	check(lines - events <= count_lines(data, len) &&
-		      (events || lines == count_lines(data, len)),
-	      "a reply a line", got);
+	expected = count_lines(data, len);
+	snprintf(counts, sizeof(counts),
+		 "%zu lines, %zu of them events, %zu asked for; the last: %.300s", lines, events,
+		 expected, last);
+	check(lines - events <= expected && (events || lines == expected), "a reply a line",
+	      counts);
 	free(got);
 	if (results > RENEW_AFTER) {
 		stop();
