@@ -64,7 +64,9 @@ uint32_t vmimg_destroy_snapshot(struct vmimg_service *svc, const char *snapshot,
 	if (r < 0)
 		return api_answer_why(err, r == -ENOENT ? VMIMG_INVALID_PARAMETER : VMIMG_FAILED, r,
 				      &why, snapshot);
-	api_event_change(svc, "snapshot", "deleted", snapshot);
+	if (api_events_wanted(svc->events))
+		api_event_post(svc->events, "snapshot",
+			       json_pack("{s:s, s:s}", "change", "deleted", "snapshot", snapshot));
 	if (job) {
 		fmt_uuid_format(&row.id, id);
 		vmimg_job_get(svc, id, NULL, job);

@@ -125,6 +125,8 @@ static int start_parts(struct srv_server *s, struct vmimg_error *err)
 	int r = srv_tls_create(&s->options, err, &s->tls);
 
 	if (r == 0)
+		r = srv_watch_start(s, err, &s->watch);
+	if (r == 0)
 		r = srv_nbd_start(s, err, &s->nbd);
 	if (r == 0)
 		r = srv_vhost_start(s, err, &s->vhost);
@@ -138,6 +140,7 @@ static void stop_parts(struct srv_server *s)
 	srv_control_stop(s->control);
 	srv_vhost_stop(s->vhost);
 	srv_nbd_stop(s->nbd);
+	srv_watch_stop(s->watch);
 	srv_tls_destroy(s->tls);
 }
 

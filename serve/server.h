@@ -15,6 +15,7 @@ struct srv_control;
 struct srv_nbd;
 struct srv_tls;
 struct srv_vhost;
+struct srv_watch;
 
 struct srv_server {                   /* immutable while serving, but for the atomics */
 	struct serve_options options; /* defaults filled in */
@@ -24,6 +25,7 @@ struct srv_server {                   /* immutable while serving, but for the at
 	unsigned nworkers;
 	struct srv_exports *exports;
 	struct srv_tls *tls; /* NULL: none */
+	struct srv_watch *watch;
 	struct srv_nbd *nbd;
 	struct srv_vhost *vhost;
 	struct srv_control *control;
@@ -41,6 +43,8 @@ struct srv_server {                   /* immutable while serving, but for the at
  * no new client, lets what is in flight end within the drain timeout, then drops it, and returns when
  * nothing of the part is left on any worker. Both on the main thread. NULL is fine for stop.
  */
+int srv_watch_start(struct srv_server *server, struct vmimg_error *err, struct srv_watch **ret);
+void srv_watch_stop(struct srv_watch *watch);
 int srv_nbd_start(struct srv_server *server, struct vmimg_error *err, struct srv_nbd **ret);
 void srv_nbd_stop(struct srv_nbd *nbd);
 int srv_vhost_start(struct srv_server *server, struct vmimg_error *err, struct srv_vhost **ret);
