@@ -108,6 +108,20 @@ static void on_wanted(struct srv_want *want, int result, struct srv_export *expo
 	      "a device");
 }
 
+/* libFuzzer's own alarm interrupts what waits. */
+static bool wait_ended(void)
+{
+	struct timespec until;
+	int r;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += PATIENCE_S;
+	do
+		r = sem_timedwait(&ended, &until);
+	while (r < 0 && errno == EINTR);
+	return r == 0;
+}
+
 /* --- the front-end --- */
 
 static void drain(bool to_the_end)
@@ -244,7 +258,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
 	static unsigned runs, fds;
 	struct srv_want want = {.done = on_wanted, .name = "m/d"};
-	struct timespec until;
 	int pair[2], back[2];
 
 	if (!runs)
@@ -276,9 +289,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	}
 	shutdown(f.fd, SHUT_WR);
 	drain(true);
-	clock_gettime(CLOCK_REALTIME, &until);
-	until.tv_sec += PATIENCE_S;
-	check(sem_timedwait(&ended, &until) == 0, "the device ends");
+	check(wait_ended(), "the device ends");
 	munmap(f.mem, MEMORY);
 	close(f.fd);
 	close(f.back);
