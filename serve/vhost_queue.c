@@ -111,9 +111,14 @@ static void on_kick(struct srv_op *op, int32_t result, uint32_t flags)
 	}
 	if (flags & IORING_CQE_F_MORE)
 		return;
-	/* Ended without being asked to: the completion queue was full. */
-	if (!e->dropped && result >= 0)
+	/* Ended without being asked to: the completion queue was full, or the kernel has no memory. */
+	if (!e->dropped && result >= 0) {
 		srv_vhost_event_poll(e);
+	} else if (!e->dropped) {
+		srv_log(SRV_ERROR, e->device->export->name, "vhost-user: queue %u: no kicks: %s",
+			e->queue, strerror(-result));
+		srv_vhost_device_stop(e->device);
+	}
 	event_op_ended(e);
 }
 
