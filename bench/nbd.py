@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """`vmimg serve` against other NBD servers, over Unix sockets and with one client: `vmimg bench` for
-rates, bench/stall for the longest write. The sides of a row take turns in every round. Prints a JSON line
-for each figure.
+rates (fio where that is said), bench/stall for the longest write. The sides of a row take turns in every
+round. Prints a JSON line for each figure.
 
     nbd.py PART DIR [--mib=N] [--rounds=N] [--seconds=N] [--disks=N,N...] [--snapshots=N]
                     [--peer-snapshots=N] [--exports=N] [--connections=N]
@@ -43,6 +43,16 @@ def measure(what, side, number, server, target, **options):
         show(what=what, side=side, round=number, iops=got['iops'], bandwidth=got['bandwidth'],
              p50_ns=got['latency_ns']['p50'], p99_ns=got['latency_ns']['p99'], ios=got['ios'],
              client_cpu_us=got['cpu_us_per_io'], server_cpu_us=round(spent / max(got['ios'], 1), 3))
+
+
+def fio(what, side, number, target, mib, **options):
+    """The same row by fio's nbd engine, which costs the processors more."""
+    text = run('fio', '--name=x', '--ioengine=nbd', f'--uri={target}', '--bs=4k', f'--size={mib}m',
+               '--time_based', '--output-format=json', *(f'--{key}={value}' for key, value in options.items()))
+    job = json.loads(text[text.index('{'):])['jobs'][0]
+    got = job['read' if 'read' in options['rw'] else 'write']
+    show(what=what, side=side, round=number, iops=got['iops'],
+         p50_ns=got['clat_ns']['percentile']['50.000000'])
 
 
 def raw_file(path, mib):
@@ -97,6 +107,12 @@ def part_head(o):
         whole(target)
     take_turns([(f'{rw}_qd{depth}', {'rw': rw, 'iodepth': depth})
                 for depth in (1, 32) for rw in ('randread', 'randwrite')], sides, o)
+    for depth in (1, 32):
+        for rw in ('randread', 'randwrite'):
+            for number in range(1, o.rounds + 1):
+                for side, _, target in sides:
+                    fio(f'{rw}_qd{depth}_fio', side, number, target, o.mib, rw=rw, iodepth=depth,
+                        runtime=o.seconds)
     for _, server, _ in sides:
         server.stop()
 

@@ -32,8 +32,9 @@ def head_rows(table, results):
                        ('randread_qd32', 'reads, QD32'), ('randwrite_qd32', 'writes, QD32')):
         for side in ('raw', 'qcow2'):
             least = 1.6 if side == 'qcow2' and what.endswith('32') else 1.3
-            compare(table, results, f'4 KiB random {text}, full head; qemu-storage-daemon {side}',
-                    'nbd-head', what, side, f'>= {least} x', least)
+            for suffix, client in (('', ''), ('_fio', ', by fio')):
+                compare(table, results, f'4 KiB random {text}, full head{client}; qemu-storage-daemon {side}',
+                        'nbd-head', what + suffix, side, f'>= {least} x', least)
         server_cpu(table, results, f'{text}: CPU of the server a request; qemu-storage-daemon raw',
                    'nbd-head', what, 'raw')
 
