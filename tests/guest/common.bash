@@ -83,6 +83,7 @@ in_order() { # SNAPSHOT...: read back, judged by another VM, and the file system
 
 finish() {
 	serve_stop
-	"$vmimg" check store >log 2>&1 || { tail -n 20 log; die "vmimg check"; }
+	# A server that was killed may leave leaks (SL-1, FO-8), and nothing worse.
+	"$vmimg" check store >log 2>&1 || [ $? = 3 ] || { tail -n 20 log; die "vmimg check"; }
 	echo "- the store is sound ($SECONDS s)"
 }
