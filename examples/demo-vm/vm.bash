@@ -254,7 +254,7 @@ json() { # KEY FILE: the member's first value, without quotes
 copy_disk() { # SNAPSHOT DISK IMAGE
 	local export=$1/$2
 	[ "$1" != now ] || export=$2
-	qemu-img convert --image-opts -O raw \
+	timeout -k 5 $boot_seconds qemu-img convert --image-opts -O raw \
 		"driver=nbd,server.type=unix,server.path=store/nbd.sock,export=$export" "$3"
 }
 
@@ -307,7 +307,12 @@ judge() (
 		done
 	done
 	qemu+=(-append "$kernel_options judge=$mounted")
-	timeout -k 5 $((boot_seconds + mounted * 20)) "${qemu[@]}" >"$at/qemu" 2>&1 </dev/null
+	# An emulated machine may hang at its start on a busy host; this one has copies only, and is started anew.
+	for attempt in 1 2; do
+		timeout -k 5 $((60 + mounted * 10)) "${qemu[@]}" >"$at/qemu" 2>&1 </dev/null
+		! grep -qx "judged $mounted" "$at/found" || break
+		echo "the VM that judges has not ended its work, attempt $attempt: $(tail -n 1 "$at.console")"
+	done
 	grep -qx "judged $mounted" "$at/found" || {
 		tail -n 5 "$at.console" "$at/qemu"
 		die "the VM that judges has not seen all disks"
