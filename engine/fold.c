@@ -420,8 +420,8 @@ static void swap_done(struct eng_swap *swap, int result)
 {
 	struct fold *f = (struct fold *)((char *)swap - offsetof(struct fold, swap));
 
-	/* Without memory for it the disk keeps the inputs; the next open removes them (RV-9). */
-	if (result < 0 && result != -ENOENT) {
+	/* The disk keeps the inputs; the next open removes them (RV-9). */
+	if (result < 0) {
 		struct eng_folder *folder = f->folder;
 
 		fold_free(f);

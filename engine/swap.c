@@ -76,8 +76,6 @@ static int take_place(struct eng_swap *s)
 
 	if (r < 0)
 		return r;
-	/* A disk without a write since the cut has not looked at its new head yet. */
-	eng_disk_promote(disk);
 	eng_build_note_sealed(disk);
 	if (s->lo + count > disk->indexed || disk->swap)
 		return -EAGAIN;
@@ -126,8 +124,11 @@ static void msg_start(struct eng_msg *msg)
 	struct eng_swap *s = swap_of(msg, msg);
 	struct eng_disk *disk = s->disk;
 	uint32_t count;
-	int r = find(s);
+	int r;
 
+	/* A disk without a write since a cut has not looked at its new head yet, nor at what lies between. */
+	eng_disk_promote(disk);
+	r = find(s);
 	if (r == 0)
 		r = span(s, &count);
 	if (r == 0)

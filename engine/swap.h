@@ -17,8 +17,8 @@ struct eng_swap {
 	const struct fmt_uuid *ids; /* of its inputs, lowest first; stay until @done */
 	uint32_t count;
 	/*
-	 * On the worker: 0: the disk uses none of the inputs any more; -ENOENT: it never did; -EAGAIN:
-	 * a layer beneath is not known to be sealed, nothing was changed.
+	 * On the worker: 0: the disk uses none of the inputs any more; an error: nothing was changed, and
+	 * it may use them until it is detached.
 	 */
 	void (*done)(struct eng_swap *swap, int result);
 

@@ -59,7 +59,7 @@ static void sync_with(int fd, const char *line)
 	const char *id = strstr(line, "\"id\":");
 	long long n = id ? atoll(id + 5) : 0;
 
-	switch (state->script) {
+	switch (atomic_load(&state->script)) {
 	case AGENT_SILENT: return;
 	case AGENT_FLOODS:
 		while (say(fd, "{\"return\": 1}\n\xff{\"return\": 1}\n"))
@@ -87,7 +87,7 @@ static bool freeze(int fd)
 	char *line;
 
 	state->asked++;
-	switch (state->script) {
+	switch (atomic_load(&state->script)) {
 	case AGENT_REFUSES:
 		return say(fd,
 			   "{\"error\": {\"class\": \"GenericError\", \"desc\": \"failed to freeze "
@@ -98,7 +98,7 @@ static bool freeze(int fd)
 	default: break;
 	}
 	set_frozen();
-	switch (state->script) {
+	switch (atomic_load(&state->script)) {
 	case AGENT_GARBAGE: return say(fd, "what? }{\n");
 	case AGENT_ODD_COUNT: return say(fd, "{\"return\": \"3\"}\n");
 	case AGENT_LONG_LINE:

@@ -62,8 +62,10 @@ static void write_some(void)
 static void compare(struct eng_disk *which, const uint32_t *want, uint32_t from, uint32_t count)
 {
 	uint8_t *buf = aligned((size_t)count * BLOCK), *block = aligned(BLOCK);
+	int r;
 
-	cr_assert_eq(read_into(which, buf, (uint64_t)from * BLOCK, (uint64_t)count * BLOCK), 0);
+	r = read_into(which, buf, (uint64_t)from * BLOCK, (uint64_t)count * BLOCK);
+	cr_assert_eq(r, 0, "block %u: %s", from, strerror(-r));
 	for (uint32_t i = 0; i < count; i++) {
 		fill(block, want[from + i], (uint64_t)(from + i) * BLOCK, BLOCK);
 		cr_assert(!memcmp(block, buf + (size_t)i * BLOCK, BLOCK),
