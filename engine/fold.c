@@ -518,7 +518,9 @@ static int fold_disk(struct eng_folder *folder, const struct fmt_uuid *disk, boo
 				*later = true; /* there may be more */
 				return 0;
 			}
-			eng_io_unlink(folder->store->io, f->result->path);
+			/* T23: with a COMMIT of unknown outcome either may be what the next open finds. */
+			if (!eng_catalog_poisoned(folder->store->catalog))
+				eng_io_unlink(folder->store->io, f->result->path);
 		}
 	}
 	fold_free(f);
