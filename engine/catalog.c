@@ -13,7 +13,7 @@
 
 #include "engine/catalog_impl.h"
 
-#define SCHEMA_VERSION "2"
+#define SCHEMA_VERSION "3"
 /* A log of more frames is checkpointed by the commit that finds it so; 32 MiB. */
 #define LOG_FRAMES_MAX 8192
 
@@ -87,6 +87,11 @@ static const char *const schema[] = {
 	"submitted_ns INTEGER NOT NULL, started_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL, "
 	"ended_ns INTEGER NOT NULL, cancellable INTEGER NOT NULL, "
 	"delete_on_completion INTEGER NOT NULL) STRICT",
+
+	/* No cascade: a held snapshot cannot be removed by mistake either (HD-2). */
+	"CREATE TABLE holds (snapshot BLOB NOT NULL REFERENCES snapshots" DEFERRED
+	", tag TEXT NOT NULL, created_ns INTEGER NOT NULL, PRIMARY KEY (snapshot, tag)) "
+	"STRICT, WITHOUT ROWID",
 };
 
 #define SCHEMA_COUNT (sizeof(schema) / sizeof(schema[0]))
@@ -392,10 +397,12 @@ static int catalog_check_schema(struct eng_catalog *cat, bool create, struct fmt
 			 copy_text, &version);
 	if (r < 0)
 		return r;
-	if (strcmp(version.text, "1") == 0)
-		return fmt_fail(err, -ENOTSUP,
-				"catalog: schema version 1 is of a program that was never released; "
-				"this one knows " SCHEMA_VERSION);
+	if (strcmp(version.text, "1") == 0 || strcmp(version.text, "2") == 0)
+		return fmt_fail(
+			err, -ENOTSUP,
+			"catalog: schema version %s is of a program that was never released; "
+			"this one knows " SCHEMA_VERSION,
+			version.text);
 	if (is_newer_version(version.text))
 		return fmt_fail(err, -ENOTSUP,
 				"catalog: schema version %s, this program knows " SCHEMA_VERSION,

@@ -130,6 +130,13 @@ struct cat_job {
 	bool cancellable, delete_on_completion;
 };
 
+/* Keeps a snapshot from being deleted (HD-1). */
+struct cat_hold {
+	struct fmt_uuid snapshot;
+	char tag[CAT_NAME_MAX]; /* unique within the snapshot */
+	int64_t created_ns;
+};
+
 /*
  * @path: the database file. Creates the schema when the file is new and @create; else -ENOENT.
  * -EUCLEAN: no catalog, or a damaged one; -ENOTSUP: of a newer version.
@@ -198,12 +205,19 @@ int eng_catalog_remove_layer(struct eng_catalog *cat, const struct fmt_uuid *id)
 int eng_catalog_remove_collection(struct eng_catalog *cat, const struct fmt_uuid *id);
 int eng_catalog_remove_member(struct eng_catalog *cat, const struct fmt_uuid *coll,
 			      const struct fmt_uuid *vm);
-/* Its disks and guests go with it, and layers that name it name none. */
+/* Its disks and guests go with it, and layers that name it name none; with holds -EBUSY. */
 int eng_catalog_remove_snapshot(struct eng_catalog *cat, const struct fmt_uuid *id);
 int eng_catalog_remove_job(struct eng_catalog *cat, const struct fmt_uuid *id);
 /* 0 also where there is none: who confirms a thaw may come second. */
 int eng_catalog_remove_freeze(struct eng_catalog *cat, const struct fmt_uuid *vm,
 			      const char *socket);
+/* --- catalog_holds.c --- */
+int eng_catalog_put_hold(struct eng_catalog *cat, const struct cat_hold *hold);
+int eng_catalog_remove_hold(struct eng_catalog *cat, const struct fmt_uuid *snapshot,
+			    const char *tag);
+/* Of one snapshot by tag, or all by snapshot and tag. */
+int eng_catalog_list_holds(struct eng_catalog *cat, const struct fmt_uuid *snapshot,
+			   struct cat_hold **ret, size_t *count);
 
 /* Look-ups: 0 or -ENOENT. By name where names are unique. Outside or inside a transaction. */
 int eng_catalog_get_vm(struct eng_catalog *cat, const char *name, struct cat_vm *ret);

@@ -52,6 +52,7 @@ enum cat_stmt {
 	PUT_SNAPSHOT_GUEST,
 	PUT_FREEZE,
 	PUT_JOB,
+	PUT_HOLD,
 	GET_VM,
 	GET_DISK,
 	GET_DISK_ID,
@@ -77,6 +78,8 @@ enum cat_stmt {
 	LIST_FREEZES,
 	LIST_VM_FREEZES,
 	LIST_JOBS,
+	LIST_HOLDS,
+	LIST_SNAPSHOT_HOLDS,
 	CHAIN,
 	SET_LAYER_STATE,
 	SET_LAYER_SNAPSHOT,
@@ -91,6 +94,7 @@ enum cat_stmt {
 	REMOVE_SNAPSHOT,
 	REMOVE_JOB,
 	REMOVE_FREEZE,
+	REMOVE_HOLD,
 	FACT_GET,
 	FACT_SET,
 	STMT_COUNT
@@ -113,5 +117,23 @@ size_t eng_catalog_row_size(enum cat_stmt s);
 int eng_catalog_read_row(struct eng_catalog *cat, enum cat_stmt s, void *row);
 /* The first column, zero-filled to @size: 0 or -EUCLEAN. */
 int eng_catalog_read_text(sqlite3_stmt *stmt, char *ret, size_t size);
+
+/* --- catalog_rows.c: statements run, for the files with the calls; they take the lock --- */
+
+/* What a query looks for: an id as ?1 or a name as ?1, and a (second) name as ?2. */
+struct cat_key {
+	const struct fmt_uuid *id;
+	const char *name, *name2;
+};
+
+/* In a transaction; the first failure is what its commit returns (CT-1). */
+int eng_catalog_run_put(struct eng_catalog *cat, enum cat_stmt s, const void *row);
+/* The same; -ENOENT where there was no such row. */
+int eng_catalog_run_remove(struct eng_catalog *cat, enum cat_stmt s, struct cat_key key);
+/* One row into @ret: 0 or -ENOENT. */
+int eng_catalog_run_get(struct eng_catalog *cat, enum cat_stmt s, struct cat_key key, void *ret);
+/* @ret: where the pointer to the rows goes, which the caller frees. */
+int eng_catalog_run_list(struct eng_catalog *cat, enum cat_stmt s, struct cat_key key, void *ret,
+			 size_t *count);
 
 #endif

@@ -49,7 +49,7 @@ static int enter_txn(struct eng_catalog *cat)
 	return r;
 }
 
-static int put(struct eng_catalog *cat, enum cat_stmt s, const void *row)
+int eng_catalog_run_put(struct eng_catalog *cat, enum cat_stmt s, const void *row)
 {
 	int r = enter_txn(cat);
 
@@ -83,13 +83,7 @@ static int change(struct eng_catalog *cat, enum cat_stmt s, const struct fmt_uui
 	return r;
 }
 
-/* What a query looks for: an id, or one or two names. */
-struct key {
-	const struct fmt_uuid *id;
-	const char *name, *name2;
-};
-
-static void bind_key(sqlite3_stmt *stmt, const struct key *key)
+static void bind_key(sqlite3_stmt *stmt, const struct cat_key *key)
 {
 	if (key->id)
 		sqlite3_bind_blob(stmt, 1, key->id->b, 16, SQLITE_STATIC);
@@ -99,7 +93,21 @@ static void bind_key(sqlite3_stmt *stmt, const struct key *key)
 		sqlite3_bind_text(stmt, 2, key->name2, -1, SQLITE_STATIC);
 }
 
-static int list(struct eng_catalog *cat, enum cat_stmt s, struct key key, void *ret, size_t *count)
+int eng_catalog_run_remove(struct eng_catalog *cat, enum cat_stmt s, struct cat_key key)
+{
+	int r = enter_txn(cat);
+
+	if (r < 0)
+		return r;
+	bind_key(cat->stmts[s], &key);
+	cat->txn_removes = true;
+	r = run_locked(cat, s, true);
+	eng_catalog_leave(cat);
+	return r;
+}
+
+int eng_catalog_run_list(struct eng_catalog *cat, enum cat_stmt s, struct cat_key key, void *ret,
+			 size_t *count)
 {
 	size_t n = 0, room = 0, size = eng_catalog_row_size(s);
 	sqlite3_stmt *stmt = cat->stmts[s];
@@ -136,7 +144,7 @@ out:
 	return r;
 }
 
-static int get(struct eng_catalog *cat, enum cat_stmt s, struct key key, void *ret)
+int eng_catalog_run_get(struct eng_catalog *cat, enum cat_stmt s, struct cat_key key, void *ret)
 {
 	sqlite3_stmt *stmt = cat->stmts[s];
 	void *row = malloc(eng_catalog_row_size(s));
@@ -166,22 +174,22 @@ out:
 
 int eng_catalog_put_vm(struct eng_catalog *cat, const struct cat_vm *vm)
 {
-	return put(cat, PUT_VM, vm);
+	return eng_catalog_run_put(cat, PUT_VM, vm);
 }
 
 int eng_catalog_put_disk(struct eng_catalog *cat, const struct cat_disk *disk)
 {
-	return put(cat, PUT_DISK, disk);
+	return eng_catalog_run_put(cat, PUT_DISK, disk);
 }
 
 int eng_catalog_put_layer(struct eng_catalog *cat, const struct cat_layer *layer)
 {
-	return put(cat, PUT_LAYER, layer);
+	return eng_catalog_run_put(cat, PUT_LAYER, layer);
 }
 
 int eng_catalog_put_collection(struct eng_catalog *cat, const struct cat_collection *coll)
 {
-	return put(cat, PUT_COLLECTION, coll);
+	return eng_catalog_run_put(cat, PUT_COLLECTION, coll);
 }
 
 int eng_catalog_put_member(struct eng_catalog *cat, const struct fmt_uuid *coll,
@@ -189,32 +197,32 @@ int eng_catalog_put_member(struct eng_catalog *cat, const struct fmt_uuid *coll,
 {
 	struct cat_member member = {.collection = *coll, .vm = *vm};
 
-	return put(cat, PUT_MEMBER, &member);
+	return eng_catalog_run_put(cat, PUT_MEMBER, &member);
 }
 
 int eng_catalog_put_snapshot(struct eng_catalog *cat, const struct cat_snapshot *snap)
 {
-	return put(cat, PUT_SNAPSHOT, snap);
+	return eng_catalog_run_put(cat, PUT_SNAPSHOT, snap);
 }
 
 int eng_catalog_put_snapshot_disk(struct eng_catalog *cat, const struct cat_snapshot_disk *disk)
 {
-	return put(cat, PUT_SNAPSHOT_DISK, disk);
+	return eng_catalog_run_put(cat, PUT_SNAPSHOT_DISK, disk);
 }
 
 int eng_catalog_put_snapshot_guest(struct eng_catalog *cat, const struct cat_snapshot_guest *guest)
 {
-	return put(cat, PUT_SNAPSHOT_GUEST, guest);
+	return eng_catalog_run_put(cat, PUT_SNAPSHOT_GUEST, guest);
 }
 
 int eng_catalog_put_freeze(struct eng_catalog *cat, const struct cat_freeze *freeze)
 {
-	return put(cat, PUT_FREEZE, freeze);
+	return eng_catalog_run_put(cat, PUT_FREEZE, freeze);
 }
 
 int eng_catalog_put_job(struct eng_catalog *cat, const struct cat_job *job)
 {
-	return put(cat, PUT_JOB, job);
+	return eng_catalog_run_put(cat, PUT_JOB, job);
 }
 
 /* --- sets and removes --- */
@@ -315,7 +323,7 @@ int eng_catalog_fact_get(struct eng_catalog *cat, const char *key, char value[CA
 
 	if (r < 0)
 		return r;
-	bind_key(stmt, &(struct key){.name = key});
+	bind_key(stmt, &(struct cat_key){.name = key});
 	code = sqlite3_step(stmt);
 	if (code == SQLITE_ROW)
 		r = eng_catalog_read_text(stmt, text, sizeof(text));
@@ -342,7 +350,7 @@ int eng_catalog_fact_set(struct eng_catalog *cat, const char *key, const char *v
 	r = alone ? eng_catalog_begin(cat) : cat->txn_error;
 	if (r < 0)
 		goto out;
-	bind_key(cat->stmts[FACT_SET], &(struct key){.name = key, .name2 = value});
+	bind_key(cat->stmts[FACT_SET], &(struct cat_key){.name = key, .name2 = value});
 	r = run_locked(cat, FACT_SET, false);
 	if (alone) {
 		committed = eng_catalog_commit(cat, NULL);
@@ -357,127 +365,133 @@ out:
 
 int eng_catalog_get_vm(struct eng_catalog *cat, const char *name, struct cat_vm *ret)
 {
-	return get(cat, GET_VM, (struct key){.name = name}, ret);
+	return eng_catalog_run_get(cat, GET_VM, (struct cat_key){.name = name}, ret);
 }
 
 int eng_catalog_get_disk(struct eng_catalog *cat, const char *vm, const char *name,
 			 struct cat_disk *ret)
 {
-	return get(cat, GET_DISK, (struct key){.name = vm, .name2 = name}, ret);
+	return eng_catalog_run_get(cat, GET_DISK, (struct cat_key){.name = vm, .name2 = name}, ret);
 }
 
 int eng_catalog_get_disk_id(struct eng_catalog *cat, const struct fmt_uuid *id,
 			    struct cat_disk *ret)
 {
-	return get(cat, GET_DISK_ID, (struct key){.id = id}, ret);
+	return eng_catalog_run_get(cat, GET_DISK_ID, (struct cat_key){.id = id}, ret);
 }
 
 int eng_catalog_get_layer(struct eng_catalog *cat, const struct fmt_uuid *id, struct cat_layer *ret)
 {
-	return get(cat, GET_LAYER, (struct key){.id = id}, ret);
+	return eng_catalog_run_get(cat, GET_LAYER, (struct cat_key){.id = id}, ret);
 }
 
 int eng_catalog_get_collection(struct eng_catalog *cat, const char *name,
 			       struct cat_collection *ret)
 {
-	return get(cat, GET_COLLECTION, (struct key){.name = name}, ret);
+	return eng_catalog_run_get(cat, GET_COLLECTION, (struct cat_key){.name = name}, ret);
 }
 
 int eng_catalog_get_collection_id(struct eng_catalog *cat, const struct fmt_uuid *id,
 				  struct cat_collection *ret)
 {
-	return get(cat, GET_COLLECTION_ID, (struct key){.id = id}, ret);
+	return eng_catalog_run_get(cat, GET_COLLECTION_ID, (struct cat_key){.id = id}, ret);
 }
 
 int eng_catalog_get_snapshot(struct eng_catalog *cat, const char *collection, const char *name,
 			     struct cat_snapshot *ret)
 {
-	return get(cat, GET_SNAPSHOT, (struct key){.name = collection, .name2 = name}, ret);
+	return eng_catalog_run_get(cat, GET_SNAPSHOT,
+				   (struct cat_key){.name = collection, .name2 = name}, ret);
 }
 
 int eng_catalog_get_snapshot_id(struct eng_catalog *cat, const struct fmt_uuid *id,
 				struct cat_snapshot *ret)
 {
-	return get(cat, GET_SNAPSHOT_ID, (struct key){.id = id}, ret);
+	return eng_catalog_run_get(cat, GET_SNAPSHOT_ID, (struct cat_key){.id = id}, ret);
 }
 
 int eng_catalog_get_job(struct eng_catalog *cat, const struct fmt_uuid *id, struct cat_job *ret)
 {
-	return get(cat, GET_JOB, (struct key){.id = id}, ret);
+	return eng_catalog_run_get(cat, GET_JOB, (struct cat_key){.id = id}, ret);
 }
 
 /* --- lists --- */
 
 int eng_catalog_list_vms(struct eng_catalog *cat, struct cat_vm **ret, size_t *count)
 {
-	return list(cat, LIST_VMS, (struct key){0}, ret, count);
+	return eng_catalog_run_list(cat, LIST_VMS, (struct cat_key){0}, ret, count);
 }
 
 int eng_catalog_list_disks(struct eng_catalog *cat, const struct fmt_uuid *vm,
 			   struct cat_disk **ret, size_t *count)
 {
-	return list(cat, vm ? LIST_VM_DISKS : LIST_DISKS, (struct key){.id = vm}, ret, count);
+	return eng_catalog_run_list(cat, vm ? LIST_VM_DISKS : LIST_DISKS,
+				    (struct cat_key){.id = vm}, ret, count);
 }
 
 int eng_catalog_list_layers(struct eng_catalog *cat, const struct fmt_uuid *disk,
 			    struct cat_layer **ret, size_t *count)
 {
-	return list(cat, disk ? LIST_DISK_LAYERS : LIST_LAYERS, (struct key){.id = disk}, ret,
-		    count);
+	return eng_catalog_run_list(cat, disk ? LIST_DISK_LAYERS : LIST_LAYERS,
+				    (struct cat_key){.id = disk}, ret, count);
 }
 
 int eng_catalog_list_children(struct eng_catalog *cat, const struct fmt_uuid *layer,
 			      struct cat_layer **ret, size_t *count)
 {
-	return list(cat, LIST_CHILDREN, (struct key){.id = layer}, ret, count);
+	return eng_catalog_run_list(cat, LIST_CHILDREN, (struct cat_key){.id = layer}, ret, count);
 }
 
 int eng_catalog_list_collections(struct eng_catalog *cat, struct cat_collection **ret,
 				 size_t *count)
 {
-	return list(cat, LIST_COLLECTIONS, (struct key){0}, ret, count);
+	return eng_catalog_run_list(cat, LIST_COLLECTIONS, (struct cat_key){0}, ret, count);
 }
 
 int eng_catalog_list_members(struct eng_catalog *cat, const struct fmt_uuid *coll,
 			     struct cat_vm **ret, size_t *count)
 {
-	return list(cat, LIST_MEMBERS, (struct key){.id = coll}, ret, count);
+	return eng_catalog_run_list(cat, LIST_MEMBERS, (struct cat_key){.id = coll}, ret, count);
 }
 
 int eng_catalog_list_collection_disks(struct eng_catalog *cat, const struct fmt_uuid *coll,
 				      struct cat_disk **ret, size_t *count)
 {
-	return list(cat, LIST_COLLECTION_DISKS, (struct key){.id = coll}, ret, count);
+	return eng_catalog_run_list(cat, LIST_COLLECTION_DISKS, (struct cat_key){.id = coll}, ret,
+				    count);
 }
 
 int eng_catalog_list_snapshots(struct eng_catalog *cat, const struct fmt_uuid *coll,
 			       struct cat_snapshot **ret, size_t *count)
 {
-	return list(cat, coll ? LIST_COLLECTION_SNAPSHOTS : LIST_SNAPSHOTS,
-		    (struct key){.id = coll}, ret, count);
+	return eng_catalog_run_list(cat, coll ? LIST_COLLECTION_SNAPSHOTS : LIST_SNAPSHOTS,
+				    (struct cat_key){.id = coll}, ret, count);
 }
 
 int eng_catalog_list_snapshot_disks(struct eng_catalog *cat, const struct fmt_uuid *snapshot,
 				    struct cat_snapshot_disk **ret, size_t *count)
 {
-	return list(cat, LIST_SNAPSHOT_DISKS, (struct key){.id = snapshot}, ret, count);
+	return eng_catalog_run_list(cat, LIST_SNAPSHOT_DISKS, (struct cat_key){.id = snapshot}, ret,
+				    count);
 }
 
 int eng_catalog_list_snapshot_guests(struct eng_catalog *cat, const struct fmt_uuid *snapshot,
 				     struct cat_snapshot_guest **ret, size_t *count)
 {
-	return list(cat, LIST_SNAPSHOT_GUESTS, (struct key){.id = snapshot}, ret, count);
+	return eng_catalog_run_list(cat, LIST_SNAPSHOT_GUESTS, (struct cat_key){.id = snapshot},
+				    ret, count);
 }
 
 int eng_catalog_list_freezes(struct eng_catalog *cat, const struct fmt_uuid *vm,
 			     struct cat_freeze **ret, size_t *count)
 {
-	return list(cat, vm ? LIST_VM_FREEZES : LIST_FREEZES, (struct key){.id = vm}, ret, count);
+	return eng_catalog_run_list(cat, vm ? LIST_VM_FREEZES : LIST_FREEZES,
+				    (struct cat_key){.id = vm}, ret, count);
 }
 
 int eng_catalog_list_jobs(struct eng_catalog *cat, struct cat_job **ret, size_t *count)
 {
-	return list(cat, LIST_JOBS, (struct key){0}, ret, count);
+	return eng_catalog_run_list(cat, LIST_JOBS, (struct cat_key){0}, ret, count);
 }
 
 /* CT-11: sorted by generation, each row must stand on the one before it. */
@@ -486,7 +500,7 @@ int eng_catalog_chain(struct eng_catalog *cat, const struct fmt_uuid *top, struc
 {
 	struct cat_layer *rows = NULL;
 	size_t n = 0;
-	int r = list(cat, CHAIN, (struct key){.id = top}, &rows, &n);
+	int r = eng_catalog_run_list(cat, CHAIN, (struct cat_key){.id = top}, &rows, &n);
 
 	if (r < 0)
 		return r;

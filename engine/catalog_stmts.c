@@ -185,6 +185,13 @@ static const struct col job_cols[] = {
 };
 static const struct table jobs = TABLE("jobs", 1, job_cols, cat_job);
 
+static const struct col hold_cols[] = {
+	ID(cat_hold, snapshot),
+	NAME(cat_hold, tag),
+	INT(cat_hold, created_ns),
+};
+static const struct table holds = TABLE("holds", 2, hold_cols, cat_hold);
+
 /* --- statements --- */
 
 /* With a table and no text: a put. With both: a query, after "SELECT columns FROM table t". */
@@ -202,6 +209,7 @@ static const struct {
 	[PUT_SNAPSHOT_GUEST] = {&snapshot_guests, NULL},
 	[PUT_FREEZE] = {&freezes, NULL},
 	[PUT_JOB] = {&jobs, NULL},
+	[PUT_HOLD] = {&holds, NULL},
 
 	[GET_VM] = {&vms, "WHERE t.name = ?1"},
 	[GET_DISK] = {&disks, "WHERE t.vm = (SELECT id FROM vms WHERE name = ?1) AND t.name = ?2"},
@@ -237,6 +245,8 @@ static const struct {
 	[LIST_FREEZES] = {&freezes, "ORDER BY t.vm, t.socket"},
 	[LIST_VM_FREEZES] = {&freezes, "WHERE t.vm = ?1 ORDER BY t.socket"},
 	[LIST_JOBS] = {&jobs, "ORDER BY t.submitted_ns, t.rowid"},
+	[LIST_HOLDS] = {&holds, "ORDER BY t.snapshot, t.tag"},
+	[LIST_SNAPSHOT_HOLDS] = {&holds, "WHERE t.snapshot = ?1 ORDER BY t.tag"},
 	/* UNION drops what has been seen, so that a loop of parents ends. */
 	[CHAIN] = {&layers,
 		   "WHERE t.id IN (WITH RECURSIVE up (id, parent) AS ("
@@ -257,6 +267,7 @@ static const struct {
 	[REMOVE_SNAPSHOT] = {NULL, "DELETE FROM snapshots WHERE id = ?1"},
 	[REMOVE_JOB] = {NULL, "DELETE FROM jobs WHERE id = ?1"},
 	[REMOVE_FREEZE] = {NULL, "DELETE FROM freezes WHERE vm = ?1 AND socket = ?2"},
+	[REMOVE_HOLD] = {NULL, "DELETE FROM holds WHERE snapshot = ?1 AND tag = ?2"},
 
 	[FACT_GET] = {NULL, "SELECT value FROM facts WHERE key = ?1"},
 	[FACT_SET] = {NULL, "INSERT INTO facts (key, value) VALUES (?1, ?2) "

@@ -52,16 +52,17 @@ Test(engine_catalog_hostile, without_create_a_missing_or_empty_database_is_enoen
 /* CT-3 */
 Test(engine_catalog_hostile, a_newer_schema_is_enotsup_and_a_nonsensical_one_euclean)
 {
-	cr_assert_eq(tamper("UPDATE facts SET value = '3'"), -ENOTSUP);
-	cr_expect(strstr(err.text, "version 3"), "%s", err.text);
+	cr_assert_eq(tamper("UPDATE facts SET value = '4'"), -ENOTSUP);
+	cr_expect(strstr(err.text, "version 4"), "%s", err.text);
 	cr_expect_eq(tamper("CREATE TABLE more (x)"), -ENOTSUP, "the version is looked at first");
 	cr_expect_eq(tamper("UPDATE facts SET value = '10000000000000000000000'"), -ENOTSUP);
 	cr_expect_eq(tamper("UPDATE facts SET value = '1'"), -ENOTSUP, "never released");
+	cr_expect_eq(tamper("UPDATE facts SET value = '2'"), -ENOTSUP, "never released");
 	cr_expect_eq(tamper("UPDATE facts SET value = '0'"), -EUCLEAN);
-	cr_expect_eq(tamper("UPDATE facts SET value = '2x'"), -EUCLEAN);
+	cr_expect_eq(tamper("UPDATE facts SET value = '3x'"), -EUCLEAN);
 	cr_expect_eq(tamper("UPDATE facts SET value = ''"), -EUCLEAN);
 	cr_expect_eq(tamper("DELETE FROM facts"), -EUCLEAN);
-	cr_expect_eq(tamper("INSERT INTO facts VALUES ('schema_version', '2'); DROP TABLE more"),
+	cr_expect_eq(tamper("INSERT INTO facts VALUES ('schema_version', '3'); DROP TABLE more"),
 		     0);
 }
 
