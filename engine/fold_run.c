@@ -1,0 +1,483 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fold_run.c - one fold of one disk: what is joined, the build (fold_build.c), the commit, and the
+ * inputs' removal (FO-*).
+ *
+ * The build holds nothing locked and may take any time; the commit claims the disk for one transaction,
+ * looks at everything again, and hands the result to the disk's worker (swap.c). The inputs' files go
+ * when the worker has let go of them. A crash before the commit leaves a file without a row, one after
+ * it the inputs' files without rows: leaks that the next open removes (RV-9). The folder's thread, but
+ * for the ends of swaps.
+ */
+#include "engine/fold_impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CLAIM_NS (10 * 1000000000ull)
+
+/* --- planning --- */
+
+/* Whether @row may be joined with the layer on top of it, *@child (T25). */
+static int joins(struct eng_store *store, const struct cat_layer *row, bool *ret,
+		 struct cat_layer *child)
+{
+	struct cat_layer *children = NULL;
+	size_t n = 0;
+	int r = 0;
+
+	*ret = false;
+	if (row->kind != FMT_KIND_OVERLAY || row->state != CAT_LAYER_SEALED ||
+	    !fmt_uuid_is_none(&row->snapshot))
+		return 0;
+	r = eng_catalog_list_children(store->catalog, &row->id, &children, &n);
+	if (r == 0 && n == 1 && children[0].state == CAT_LAYER_SEALED &&
+	    children[0].kind == FMT_KIND_OVERLAY && fmt_uuid_equal(&children[0].disk, &row->disk)) {
+		*child = children[0];
+		*ret = true;
+	}
+	free(children);
+	return r;
+}
+
+/* The longest run that begins with @row: @run has room for ENG_FOLD_MAX. */
+static int follow(struct eng_store *store, const struct cat_layer *row, struct cat_layer *run,
+		  size_t *count)
+{
+	bool more = true;
+	int r = 0;
+
+	run[0] = *row;
+	*count = 1;
+	while (r == 0 && more && *count < ENG_FOLD_MAX) {
+		r = joins(store, &run[*count - 1], &more, &run[*count]);
+		*count += r == 0 && more;
+	}
+	return r;
+}
+
+/* D-3: what lies beneath the run must answer through indexes, or no disk could put it in place. */
+static int beneath_is_sealed(struct eng_store *store, const struct cat_layer *row, bool *ret)
+{
+	struct cat_layer *chain = NULL;
+	size_t n = 0;
+	int r = eng_catalog_chain(store->catalog, &row->id, &chain, &n);
+
+	*ret = r == 0;
+	for (size_t i = 0; r == 0 && i + 1 < n; i++)
+		*ret = *ret &&
+		       (chain[i].kind != FMT_KIND_OVERLAY || chain[i].state == CAT_LAYER_SEALED);
+	free(chain);
+	return r;
+}
+
+static bool is_in(const struct cat_layer *rows, size_t n, const struct fmt_uuid *id)
+{
+	for (size_t i = 0; i < n; i++)
+		if (fmt_uuid_equal(&rows[i].id, id))
+			return true;
+	return false;
+}
+
+/*
+ * Finds what to fold of the disk: rows of @f, lowest first; none: count 0. *@later: something is worth a
+ * fold once the disk is in peace.
+ */
+static int plan(struct fold *f, const struct fmt_uuid *disk, bool patient, bool *later)
+{
+	struct eng_store *store = f->folder->store;
+	struct cat_layer *all = NULL, *run = calloc(ENG_FOLD_MAX, sizeof(*run));
+	uint64_t bytes[ENG_FOLD_MAX];
+	size_t n = 0, count = 0, first = 0;
+	int r = run ? eng_catalog_list_layers(store->catalog, disk, &all, &n) : -ENOMEM;
+
+	*later = false;
+	for (size_t i = 0; r == 0 && i < n && !f->count; i++) {
+		bool sealed;
+
+		if (is_in(run, count, &all[i].id))
+			continue; /* inside the run that was found last */
+		r = follow(store, &all[i], run, &count);
+		if (r < 0 || count < 2)
+			continue;
+		r = beneath_is_sealed(store, &run[0], &sealed);
+		for (size_t j = 0; j < count; j++)
+			bytes[j] = eng_store_layer_bytes(store, &run[j]);
+		*later = true;
+		if (r < 0 || !sealed || !eng_fold_pick(bytes, count, patient, &first, &f->count))
+			continue;
+		f->rows = calloc(f->count, sizeof(*f->rows));
+		if (!f->rows)
+			r = -ENOMEM;
+		else
+			memcpy(f->rows, run + first, f->count * sizeof(*f->rows));
+	}
+	free(all);
+	free(run);
+	return r;
+}
+
+/* --- building --- */
+
+static bool stopped(void *arg)
+{
+	return atomic_load(&((struct eng_folder *)arg)->cancel);
+}
+
+static int open_inputs(struct fold *f, struct fmt_error *err)
+{
+	int r = 0;
+
+	f->inputs = calloc(f->count, sizeof(struct eng_layer *));
+	f->ids = calloc(f->count, sizeof(*f->ids));
+	if (!f->inputs || !f->ids)
+		return -ENOMEM;
+	for (size_t i = 0; r == 0 && i < f->count; i++) {
+		f->ids[i] = f->rows[i].id;
+		r = eng_store_open_layer(f->folder->store, &f->rows[i], false, err, &f->inputs[i]);
+	}
+	return r;
+}
+
+/* FD-1: the topmost input, and whomever else its children name. */
+static int note_replaced(struct fold *f, struct fmt_header *hdr, struct fmt_error *err)
+{
+	struct eng_store *store = f->folder->store;
+	const struct fmt_header *top = &f->inputs[f->count - 1]->hdr;
+	struct cat_layer *children = NULL;
+	size_t n = 0;
+	int r = eng_catalog_list_children(store->catalog, &f->rows[f->count - 1].id, &children, &n);
+
+	hdr->replaced_count = 1;
+	hdr->replaced[0].id = top->layer_id;
+	memcpy(hdr->replaced[0].hash, top->seal_hash, 16);
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		struct eng_layer *child = NULL;
+		const uint8_t *hash = NULL;
+		bool there = false;
+
+		r = eng_store_open_layer(store, &children[i], false, err, &child);
+		if (r < 0)
+			break;
+		for (uint32_t j = 0; j < hdr->replaced_count; j++)
+			there = there ||
+				fmt_uuid_equal(&hdr->replaced[j].id, &child->hdr.parent_id);
+		if (!there)
+			hash = fmt_header_hash_for(top, &child->hdr.parent_id);
+		if (!there && (!hash || hdr->replaced_count == FMT_REPLACED_MAX)) {
+			r = fmt_fail(err, -EUCLEAN, "%s: does not stand on %s (FD-2)", child->path,
+				     f->inputs[f->count - 1]->path);
+		} else if (!there) {
+			hdr->replaced[hdr->replaced_count].id = child->hdr.parent_id;
+			memcpy(hdr->replaced[hdr->replaced_count++].hash, hash, 16);
+		}
+		eng_layer_put(child);
+	}
+	free(children);
+	return r;
+}
+
+/* SL-4: of the layer that it will stand on, which may be another than its lowest input named. */
+static int beneath_hash(struct fold *f, uint8_t hash[16], struct fmt_error *err)
+{
+	struct eng_store *store = f->folder->store;
+	struct eng_layer *beneath = NULL;
+	struct cat_layer row;
+	int r;
+
+	if (fmt_uuid_is_none(&f->rows[0].parent))
+		return 0;
+	r = eng_catalog_get_layer(store->catalog, &f->rows[0].parent, &row);
+	if (r == 0 && row.kind == FMT_KIND_OVERLAY)
+		r = eng_store_open_layer(store, &row, false, err, &beneath);
+	if (r == 0 && beneath)
+		memcpy(hash, beneath->hdr.seal_hash, 16);
+	eng_layer_put(beneath);
+	return r;
+}
+
+static int set_up(struct fold *f, struct fmt_error *err)
+{
+	struct eng_fold_build *b = &f->build;
+	struct eng_store *store = f->folder->store;
+	const struct fmt_header *top = &f->inputs[f->count - 1]->hdr;
+	const struct cat_layer *row = &f->rows[f->count - 1];
+	int r;
+
+	b->io = store->io;
+	b->inputs = f->inputs;
+	b->count = (uint32_t)f->count;
+	b->rate = &f->folder->rate;
+	b->stop = stopped;
+	b->arg = f->folder;
+	b->spec.store = store->id;
+	b->spec.disk = row->disk;
+	eng_store_new_id(store, &b->spec.layer);
+	b->spec.parent = f->rows[0].parent;
+	b->spec.generation = fmt_uuid_is_none(&b->spec.parent) ? 0 : row->generation;
+	b->spec.size = top->size;
+	b->spec.block_bits = top->block_bits;
+	b->spec.direct = store->direct;
+	b->spec.path = eng_store_layer_path(store, &b->spec.layer, "vmo");
+	if (!b->spec.path)
+		return -ENOMEM;
+	b->boundary.snapshot_id = top->snapshot_id;
+	b->boundary.snapshot_members = top->snapshot_members;
+	b->boundary.snapshot_index = top->snapshot_index;
+	r = beneath_hash(f, b->parent_hash, err);
+	return r < 0 ? r : note_replaced(f, &b->boundary, err);
+}
+
+static void publish(struct eng_folder *folder, struct fold *f)
+{
+	pthread_mutex_lock(&folder->lock);
+	folder->build = f ? &f->build : NULL;
+	folder->stats.layers = f ? (uint32_t)f->count : 0;
+	pthread_mutex_unlock(&folder->lock);
+}
+
+static int build(struct fold *f, struct fmt_error *err)
+{
+	int r = open_inputs(f, err);
+
+	if (r == 0)
+		r = set_up(f, err);
+	if (r < 0)
+		return r;
+	publish(f->folder, f);
+	r = eng_fold_build(&f->build, err, &f->result);
+	publish(f->folder, NULL);
+	if (r == 0)
+		r = eng_io_sync_dir(f->folder->store->io, f->folder->store->layers_dir);
+	return r;
+}
+
+/* --- the commit: the disk is claimed --- */
+
+/* T25, rechecked: nothing between the inputs, nobody else on them, the same boundary on top. */
+static int recheck(struct fold *f, struct fmt_error *err)
+{
+	struct eng_store *store = f->folder->store;
+	const struct cat_layer *last = &f->rows[f->count - 1];
+	struct fmt_header now = {0};
+	struct cat_layer row, child;
+	struct cat_snapshot snap;
+	bool joined;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i + 1 < f->count; i++) {
+		r = eng_catalog_get_layer(store->catalog, &f->rows[i].id, &row);
+		if (r == 0)
+			r = joins(store, &row, &joined, &child);
+		if (r == 0 && (!joined || !fmt_uuid_equal(&child.id, &f->rows[i + 1].id)))
+			r = -ESTALE;
+	}
+	if (r == 0)
+		r = eng_catalog_get_layer(store->catalog, &last->id, &row);
+	if (r == 0 && !fmt_uuid_equal(&row.snapshot, &last->snapshot))
+		r = -ESTALE;
+	/* FO-6: one that is being deleted must not go on in the result's header. */
+	if (r == 0 && !fmt_uuid_is_none(&row.snapshot))
+		r = eng_catalog_get_snapshot_id(store->catalog, &row.snapshot, &snap);
+	if (r == 0 && !fmt_uuid_is_none(&row.snapshot) && snap.state != CAT_SNAPSHOT_COMPLETE)
+		r = -ESTALE;
+	if (r == 0)
+		r = eng_catalog_get_layer(store->catalog, &f->rows[0].id, &row);
+	if (r == 0 && !fmt_uuid_equal(&row.parent, &f->build.spec.parent))
+		r = -ESTALE;
+	if (r == 0)
+		r = note_replaced(f, &now, err);
+	for (uint32_t i = 0; r == 0 && i < now.replaced_count; i++)
+		if (!fmt_header_hash_for(&f->result->hdr, &now.replaced[i].id))
+			r = -ESTALE;
+	return r;
+}
+
+static int put_rows(struct fold *f, struct fmt_error *err)
+{
+	struct eng_catalog *cat = f->folder->store->catalog;
+	const struct cat_layer *last = &f->rows[f->count - 1];
+	struct cat_layer row = {
+		.id = f->build.spec.layer,
+		.disk = last->disk,
+		.parent = f->build.spec.parent,
+		.kind = FMT_KIND_OVERLAY,
+		.state = CAT_LAYER_SEALED,
+		.generation = f->build.spec.generation,
+		.snapshot = last->snapshot,
+		.created_ns = f->result->hdr.created_ns,
+	};
+	int r = eng_catalog_begin(cat);
+
+	if (r < 0)
+		return r;
+	eng_catalog_put_layer(cat, &row);
+	eng_catalog_replace_layer(cat, &last->id, &row.id);
+	for (size_t i = f->count; i-- > 0;)
+		eng_catalog_remove_layer(cat, &f->rows[i].id);
+	return eng_catalog_commit(cat, err);
+}
+
+/* FO-5: with a reader of one of its snapshots the disk's chain stays as it is. */
+static bool begin_commit(struct eng_store *store, struct eng_entry *entry)
+{
+	bool free_of_readers;
+
+	pthread_mutex_lock(&store->lock);
+	free_of_readers = !entry->readers && !entry->in_cut;
+	entry->folding = free_of_readers;
+	pthread_mutex_unlock(&store->lock);
+	return free_of_readers;
+}
+
+static void end_commit(struct eng_store *store, struct eng_entry *entry)
+{
+	pthread_mutex_lock(&store->lock);
+	entry->folding = false;
+	pthread_cond_broadcast(&store->changed);
+	pthread_mutex_unlock(&store->lock);
+}
+
+static void fold_free(struct fold *f)
+{
+	for (size_t i = 0; f->inputs && i < f->count; i++)
+		eng_layer_put(f->inputs[i]);
+	eng_layer_put(f->result);
+	free((char *)f->build.spec.path);
+	free(f->inputs);
+	free(f->ids);
+	free(f->rows);
+	free(f);
+}
+
+/* The last step: nothing names the inputs any more, and nobody reads them. */
+static void remove_inputs(struct fold *f)
+{
+	struct eng_folder *folder = f->folder;
+	struct eng_store *store = folder->store;
+
+	for (size_t i = 0; i < f->count; i++)
+		eng_io_unlink(store->io, f->inputs[i]->path);
+	eng_io_sync_dir(store->io, store->layers_dir);
+	fold_free(f);
+	pthread_mutex_lock(&folder->lock);
+	folder->swaps--;
+	pthread_cond_broadcast(&folder->changed);
+	pthread_mutex_unlock(&folder->lock);
+}
+
+static void task_removal(struct eng_task *task)
+{
+	remove_inputs((struct fold *)((char *)task - offsetof(struct fold, removal)));
+}
+
+/* The disk's worker. */
+static void swap_done(struct eng_swap *swap, int result)
+{
+	struct fold *f = (struct fold *)((char *)swap - offsetof(struct fold, swap));
+
+	/* The disk keeps the inputs; the next open removes them (RV-9). */
+	if (result < 0) {
+		struct eng_folder *folder = f->folder;
+
+		fold_free(f);
+		pthread_mutex_lock(&folder->lock);
+		folder->swaps--;
+		pthread_cond_broadcast(&folder->changed);
+		pthread_mutex_unlock(&folder->lock);
+		return;
+	}
+	f->removal.run = task_removal;
+	eng_pool_submit(f->folder->store->pool, ENG_POOL_NORMAL, &f->removal);
+}
+
+/* Takes @f over on success. */
+static int commit_claimed(struct fold *f, struct eng_entry *entry, struct fmt_error *err)
+{
+	struct eng_folder *folder = f->folder;
+	int r = recheck(f, err);
+
+	if (r == 0)
+		r = put_rows(f, err);
+	if (r < 0)
+		return r;
+	pthread_mutex_lock(&folder->lock);
+	folder->swaps++;
+	folder->stats.folds++;
+	folder->stats.bytes += atomic_load(&f->build.total_bytes);
+	pthread_mutex_unlock(&folder->lock);
+	if (entry->disk && !entry->disk->read_only) {
+		f->swap.folded = eng_layer_get(f->result);
+		f->swap.ids = f->ids;
+		f->swap.count = (uint32_t)f->count;
+		f->swap.done = swap_done;
+		eng_swap_post(entry->disk, &f->swap);
+	} else {
+		remove_inputs(f);
+	}
+	return 0;
+}
+
+/* One change of a chain at a time, and none under a reader. */
+static bool may_commit(struct eng_store *store, struct eng_entry *entry)
+{
+	const struct eng_disk *disk = entry->disk;
+
+	return !(disk && (disk->read_only || atomic_load(&disk->swaps))) &&
+	       begin_commit(store, entry);
+}
+
+/* Who has the disk may be about to remove it, and wait for us: so never in one long wait. */
+static int commit(struct fold *f, struct fmt_error *err)
+{
+	struct eng_store *store = f->folder->store;
+	uint64_t end = eng_io_now_ns(store->io) + CLAIM_NS;
+	struct eng_entry *entry;
+	int r = -EBUSY;
+
+	while (r == -EBUSY && !stopped(f->folder) && eng_io_now_ns(store->io) < end) {
+		r = eng_entry_claim(store, &f->rows[0].disk, 0, &entry);
+		if (r == 0 && may_commit(store, entry)) {
+			r = commit_claimed(f, entry, err);
+			end_commit(store, entry);
+			eng_entry_release(entry);
+			return r;
+		}
+		if (r == 0) {
+			eng_entry_release(entry);
+			r = -EBUSY;
+		}
+		eng_io_sleep_ns(store->io, 1000000);
+	}
+	return r;
+}
+
+/* --- all of it --- */
+
+int eng_fold_disk(struct eng_folder *folder, const struct fmt_uuid *disk, bool patient, bool *later)
+{
+	struct fold *f = calloc(1, sizeof(*f));
+	struct fmt_error err = {""};
+	int r;
+
+	if (!f)
+		return -ENOMEM;
+	f->folder = folder;
+	r = plan(f, disk, patient, later);
+	if (r == 0 && f->count) {
+		r = build(f, &err);
+		if (r == 0) {
+			r = commit(f, &err);
+			if (r == 0) {
+				*later = true; /* there may be more */
+				return 0;
+			}
+			/* T23: with a COMMIT of unknown outcome either may be what the next open finds. */
+			if (!eng_catalog_poisoned(folder->store->catalog))
+				eng_io_unlink(folder->store->io, f->result->path);
+		}
+	}
+	fold_free(f);
+	return r;
+}
