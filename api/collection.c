@@ -170,6 +170,24 @@ static uint32_t check_no_snapshots(struct vmimg_service *svc, const struct cat_c
 	return 0;
 }
 
+/* RP-10: increments are waiting to be taken against them. */
+static uint32_t check_no_refpoints(struct vmimg_service *svc, const struct cat_collection *coll,
+				   struct vmimg_error *err)
+{
+	struct cat_refpoint *points = NULL;
+	size_t count = 0;
+	int r = eng_catalog_list_refpoints(catalog_of(svc), &coll->id, &points, &count);
+
+	free(points);
+	if (r < 0)
+		return answer_errno(err, r, NULL, coll->name);
+	if (count)
+		return api_answer(err, VMIMG_V_INVALID_STATE,
+				  "collection %s: has %zu reference points, expected none",
+				  coll->name, count);
+	return 0;
+}
+
 uint32_t vmimg_destroy_collection(struct vmimg_service *svc, const char *collection,
 				  struct vmimg_error *err)
 {
@@ -186,6 +204,8 @@ uint32_t vmimg_destroy_collection(struct vmimg_service *svc, const char *collect
 		code = check_idle(svc, &coll, NULL, VMIMG_V_INVALID_STATE, err);
 	if (code == 0)
 		code = check_no_snapshots(svc, &coll, err);
+	if (code == 0)
+		code = check_no_refpoints(svc, &coll, err);
 	if (code)
 		goto out;
 	r = eng_catalog_begin(catalog_of(svc));

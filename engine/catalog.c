@@ -81,6 +81,23 @@ static const char *const schema[] = {
 	"filesystems INTEGER NOT NULL, error TEXT NOT NULL, PRIMARY KEY (snapshot, vm)) "
 	"STRICT, WITHOUT ROWID",
 
+	"CREATE TABLE refpoints (id BLOB NOT NULL PRIMARY KEY, "
+	"collection BLOB NOT NULL REFERENCES collections" DEFERRED ", name TEXT NOT NULL, "
+	"element_name TEXT NOT NULL, type INTEGER NOT NULL, consistency INTEGER NOT NULL, "
+	"disks INTEGER NOT NULL, snapshot BLOB, snapshot_name TEXT NOT NULL, "
+	"created_ns INTEGER NOT NULL, cut_wall_ns INTEGER NOT NULL, "
+	"UNIQUE (collection, name)) STRICT",
+
+	/* With row ids: sets may be large (RP-17). A layer that goes must be let go of first (T29). */
+	"CREATE TABLE refpoint_disks (refpoint BLOB NOT NULL REFERENCES refpoints "
+	"ON DELETE CASCADE" DEFERRED ", disk BLOB NOT NULL, layer BLOB REFERENCES layers" DEFERRED
+	", "
+	"rct BLOB NOT NULL UNIQUE, vm BLOB NOT NULL, vm_name TEXT NOT NULL, "
+	"disk_name TEXT NOT NULL, size INTEGER NOT NULL, position INTEGER NOT NULL, changed BLOB, "
+	"PRIMARY KEY (refpoint, disk)) STRICT",
+	"CREATE INDEX refpoint_disks_layer ON refpoint_disks (layer)",
+	"CREATE INDEX refpoint_disks_disk ON refpoint_disks (disk)",
+
 	"CREATE TABLE jobs (id BLOB NOT NULL PRIMARY KEY, state INTEGER NOT NULL, "
 	"type INTEGER NOT NULL, percent INTEGER NOT NULL, error_code INTEGER NOT NULL, "
 	"name TEXT NOT NULL, error_text TEXT NOT NULL, status_text TEXT NOT NULL, affected BLOB, "

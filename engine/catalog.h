@@ -101,6 +101,34 @@ struct cat_snapshot_disk {
 	bool skipped;   /* independent: listed, holds nothing */
 };
 
+/* A change-tracking mark of a collection's disks (spec/lifecycle.md RP-*). */
+struct cat_refpoint {
+	struct fmt_uuid id, collection;
+	char name[CAT_NAME_MAX], collection_name[CAT_NAME_MAX]; /* the latter ignored by put */
+	char element_name[CAT_TEXT_MAX];
+	uint16_t type;       /* 2 RCT; others are not kept */
+	uint8_t consistency; /* as a snapshot's: 1 application, 2 crash */
+	uint32_t disks;
+	struct fmt_uuid snapshot;         /* it was converted from, which is gone; or none */
+	char snapshot_name[CAT_NAME_MAX]; /* its name then; or "" */
+	int64_t created_ns, cut_wall_ns;
+};
+
+/*
+ * A disk of a reference point: what @layer held at its top, with the blocks of the saved set counting
+ * as changed since (eng_catalog_get_refpoint_disk()).
+ */
+struct cat_refpoint_disk {
+	struct fmt_uuid refpoint, disk;
+	struct fmt_uuid layer;                               /* none: tracking is lost */
+	struct fmt_uuid rct;                                 /* unique in the store */
+	struct fmt_uuid vm;                                  /* at the time of the cut */
+	char vm_name[CAT_NAME_MAX], disk_name[CAT_NAME_MAX]; /* the same */
+	uint64_t size;                                       /* the same; bytes */
+	uint32_t index;                                      /* stable place in the point */
+	uint64_t saved_bytes;                                /* of its set; ignored by put */
+};
+
 /* A guest of a snapshot with application consistency (QU-3). */
 struct cat_snapshot_guest {
 	struct fmt_uuid snapshot, vm;
@@ -189,6 +217,16 @@ int eng_catalog_put_snapshot_disk(struct eng_catalog *cat, const struct cat_snap
 int eng_catalog_put_snapshot_guest(struct eng_catalog *cat, const struct cat_snapshot_guest *guest);
 int eng_catalog_put_freeze(struct eng_catalog *cat, const struct cat_freeze *freeze);
 int eng_catalog_put_job(struct eng_catalog *cat, const struct cat_job *job);
+int eng_catalog_put_refpoint(struct eng_catalog *cat, const struct cat_refpoint *point);
+/* Leaves the saved set as it is; a new row has none. */
+int eng_catalog_put_refpoint_disk(struct eng_catalog *cat, const struct cat_refpoint_disk *disk);
+/* Of one disk of a point: its layer (none: lost) and its saved set; @set is borrowed, NULL: none. */
+int eng_catalog_set_refpoint_state(struct eng_catalog *cat, const struct fmt_uuid *refpoint,
+				   const struct fmt_uuid *disk, const struct fmt_uuid *layer,
+				   const void *set, size_t set_bytes);
+/* The disk goes: every point of it has lost it. */
+int eng_catalog_lose_refpoints(struct eng_catalog *cat, const struct fmt_uuid *disk);
+int eng_catalog_remove_refpoint(struct eng_catalog *cat, const struct fmt_uuid *id);
 int eng_catalog_set_layer_state(struct eng_catalog *cat, const struct fmt_uuid *layer,
 				uint32_t state);
 int eng_catalog_set_layer_snapshot(struct eng_catalog *cat, const struct fmt_uuid *layer,
@@ -237,6 +275,18 @@ int eng_catalog_get_snapshot_id(struct eng_catalog *cat, const struct fmt_uuid *
 				struct cat_snapshot *ret);
 int eng_catalog_get_job(struct eng_catalog *cat, const struct fmt_uuid *id, struct cat_job *ret);
 
+int eng_catalog_get_refpoint(struct eng_catalog *cat, const char *collection, const char *name,
+			     struct cat_refpoint *ret);
+int eng_catalog_get_refpoint_id(struct eng_catalog *cat, const struct fmt_uuid *id,
+				struct cat_refpoint *ret);
+/* By its id of change tracking. */
+int eng_catalog_get_refpoint_rct(struct eng_catalog *cat, const struct fmt_uuid *rct,
+				 struct cat_refpoint_disk *ret);
+/* Row and saved set as of one instant. *@set: malloced, NULL when nothing is saved. */
+int eng_catalog_get_refpoint_disk(struct eng_catalog *cat, const struct fmt_uuid *refpoint,
+				  const struct fmt_uuid *disk, struct cat_refpoint_disk *ret,
+				  void **set, size_t *set_bytes);
+
 /*
  * Lists: an array the caller frees with free(), *@count rows; NULL filters mean all. Ordered: VMs,
  * collections by name; disks by VM name and position; layers of a disk by generation (all: by disk);
@@ -264,6 +314,14 @@ int eng_catalog_list_snapshot_disks(struct eng_catalog *cat, const struct fmt_uu
 				    struct cat_snapshot_disk **ret, size_t *count);
 int eng_catalog_list_snapshot_guests(struct eng_catalog *cat, const struct fmt_uuid *snapshot,
 				     struct cat_snapshot_guest **ret, size_t *count);
+/* Of one collection, or all: by creation. */
+int eng_catalog_list_refpoints(struct eng_catalog *cat, const struct fmt_uuid *coll,
+			       struct cat_refpoint **ret, size_t *count);
+int eng_catalog_list_refpoint_disks(struct eng_catalog *cat, const struct fmt_uuid *refpoint,
+				    struct cat_refpoint_disk **ret, size_t *count);
+/* Disks of points that refer to that layer. */
+int eng_catalog_list_layer_refpoints(struct eng_catalog *cat, const struct fmt_uuid *layer,
+				     struct cat_refpoint_disk **ret, size_t *count);
 /* Of one VM, or all: by VM and socket. */
 int eng_catalog_list_freezes(struct eng_catalog *cat, const struct fmt_uuid *vm,
 			     struct cat_freeze **ret, size_t *count);

@@ -51,6 +51,8 @@ enum cat_stmt {
 	PUT_SNAPSHOT_DISK,
 	PUT_SNAPSHOT_GUEST,
 	PUT_FREEZE,
+	PUT_REFPOINT,
+	PUT_REFPOINT_DISK,
 	PUT_JOB,
 	PUT_HOLD,
 	GET_VM,
@@ -61,6 +63,9 @@ enum cat_stmt {
 	GET_COLLECTION_ID,
 	GET_SNAPSHOT,
 	GET_SNAPSHOT_ID,
+	GET_REFPOINT,
+	GET_REFPOINT_ID,
+	GET_REFPOINT_RCT,
 	GET_JOB,
 	LIST_VMS,
 	LIST_DISKS,
@@ -75,6 +80,10 @@ enum cat_stmt {
 	LIST_COLLECTION_SNAPSHOTS,
 	LIST_SNAPSHOT_DISKS,
 	LIST_SNAPSHOT_GUESTS,
+	LIST_REFPOINTS,
+	LIST_COLLECTION_REFPOINTS,
+	LIST_REFPOINT_DISKS,
+	LIST_LAYER_REFPOINTS,
 	LIST_FREEZES,
 	LIST_VM_FREEZES,
 	LIST_JOBS,
@@ -86,12 +95,16 @@ enum cat_stmt {
 	SET_DISK_HEAD,
 	MOVE_CHILDREN,
 	MOVE_SNAPSHOTS,
+	SET_REFPOINT_STATE,
+	LOSE_DISK_REFPOINTS,
+	GET_REFPOINT_SET,
 	REMOVE_VM,
 	REMOVE_DISK,
 	REMOVE_LAYER,
 	REMOVE_COLLECTION,
 	REMOVE_MEMBER,
 	REMOVE_SNAPSHOT,
+	REMOVE_REFPOINT,
 	REMOVE_JOB,
 	REMOVE_FREEZE,
 	REMOVE_HOLD,
@@ -135,5 +148,11 @@ int eng_catalog_run_get(struct eng_catalog *cat, enum cat_stmt s, struct cat_key
 /* @ret: where the pointer to the rows goes, which the caller frees. */
 int eng_catalog_run_list(struct eng_catalog *cat, enum cat_stmt s, struct cat_key key, void *ret,
 			 size_t *count);
+
+/* Takes the lock inside a transaction that has not failed yet, else gives its first failure. */
+int eng_catalog_enter_txn(struct eng_catalog *cat);
+/* Runs a bound statement of a transaction and unbinds it; the lock is held. -ENOENT, failing the
+ * transaction, when no row was changed and one must be. */
+int eng_catalog_run_locked(struct eng_catalog *cat, enum cat_stmt s, bool must_exist);
 
 #endif

@@ -20,7 +20,7 @@ static void finish(sqlite3_stmt *stmt)
 }
 
 /* Runs a statement of a transaction; its first failure is what commit will return (CT-1). */
-static int run_locked(struct eng_catalog *cat, enum cat_stmt s, bool must_exist)
+int eng_catalog_run_locked(struct eng_catalog *cat, enum cat_stmt s, bool must_exist)
 {
 	sqlite3_stmt *stmt = cat->stmts[s];
 	int r, code;
@@ -36,7 +36,7 @@ static int run_locked(struct eng_catalog *cat, enum cat_stmt s, bool must_exist)
 }
 
 /* Takes the lock inside a transaction that has not failed yet. */
-static int enter_txn(struct eng_catalog *cat)
+int eng_catalog_enter_txn(struct eng_catalog *cat)
 {
 	int r = eng_catalog_enter(cat);
 
@@ -51,13 +51,13 @@ static int enter_txn(struct eng_catalog *cat)
 
 int eng_catalog_run_put(struct eng_catalog *cat, enum cat_stmt s, const void *row)
 {
-	int r = enter_txn(cat);
+	int r = eng_catalog_enter_txn(cat);
 
 	if (r < 0)
 		return r;
 	r = eng_catalog_bind_row(cat, s, row);
 	if (r == 0)
-		r = run_locked(cat, s, false);
+		r = eng_catalog_run_locked(cat, s, false);
 	finish(cat->stmts[s]);
 	eng_catalog_leave(cat);
 	return r;
@@ -68,7 +68,7 @@ static int change(struct eng_catalog *cat, enum cat_stmt s, const struct fmt_uui
 		  const struct fmt_uuid *other, uint32_t value)
 {
 	sqlite3_stmt *stmt = cat->stmts[s];
-	int r = enter_txn(cat);
+	int r = eng_catalog_enter_txn(cat);
 
 	if (r < 0)
 		return r;
@@ -78,7 +78,7 @@ static int change(struct eng_catalog *cat, enum cat_stmt s, const struct fmt_uui
 	if (s == SET_LAYER_STATE)
 		sqlite3_bind_int64(stmt, 3, value);
 	cat->txn_removes |= s >= REMOVE_VM;
-	r = run_locked(cat, s, s != MOVE_CHILDREN && s != MOVE_SNAPSHOTS);
+	r = eng_catalog_run_locked(cat, s, s != MOVE_CHILDREN && s != MOVE_SNAPSHOTS);
 	eng_catalog_leave(cat);
 	return r;
 }
@@ -95,13 +95,13 @@ static void bind_key(sqlite3_stmt *stmt, const struct cat_key *key)
 
 int eng_catalog_run_remove(struct eng_catalog *cat, enum cat_stmt s, struct cat_key key)
 {
-	int r = enter_txn(cat);
+	int r = eng_catalog_enter_txn(cat);
 
 	if (r < 0)
 		return r;
 	bind_key(cat->stmts[s], &key);
 	cat->txn_removes = true;
-	r = run_locked(cat, s, true);
+	r = eng_catalog_run_locked(cat, s, true);
 	eng_catalog_leave(cat);
 	return r;
 }
@@ -234,7 +234,7 @@ int eng_catalog_set_layer_state(struct eng_catalog *cat, const struct fmt_uuid *
 
 	if (state >= CAT_LAYER_PENDING && state <= CAT_LAYER_SEALED)
 		return change(cat, SET_LAYER_STATE, layer, NULL, state);
-	r = enter_txn(cat);
+	r = eng_catalog_enter_txn(cat);
 	if (r < 0)
 		return r;
 	r = eng_catalog_txn_fail(cat, -EINVAL, "layers.state");
@@ -302,13 +302,13 @@ int eng_catalog_remove_freeze(struct eng_catalog *cat, const struct fmt_uuid *vm
 			      const char *socket)
 {
 	sqlite3_stmt *stmt = cat->stmts[REMOVE_FREEZE];
-	int r = enter_txn(cat);
+	int r = eng_catalog_enter_txn(cat);
 
 	if (r < 0)
 		return r;
 	sqlite3_bind_blob(stmt, 1, vm->b, 16, SQLITE_STATIC);
 	sqlite3_bind_text(stmt, 2, socket, -1, SQLITE_STATIC);
-	r = run_locked(cat, REMOVE_FREEZE, false);
+	r = eng_catalog_run_locked(cat, REMOVE_FREEZE, false);
 	eng_catalog_leave(cat);
 	return r;
 }
@@ -351,7 +351,7 @@ int eng_catalog_fact_set(struct eng_catalog *cat, const char *key, const char *v
 	if (r < 0)
 		goto out;
 	bind_key(cat->stmts[FACT_SET], &(struct cat_key){.name = key, .name2 = value});
-	r = run_locked(cat, FACT_SET, false);
+	r = eng_catalog_run_locked(cat, FACT_SET, false);
 	if (alone) {
 		committed = eng_catalog_commit(cat, NULL);
 		r = r < 0 ? r : committed;

@@ -166,6 +166,40 @@ static const struct col snapshot_guest_cols[] = {
 static const struct table snapshot_guests = TABLE("snapshot_guests", 2, snapshot_guest_cols,
 						  cat_snapshot_guest);
 
+static const struct col refpoint_cols[] = {
+	ID(cat_refpoint, id),
+	ID(cat_refpoint, collection),
+	NAME(cat_refpoint, name),
+	TEXT(cat_refpoint, element_name),
+	UINT(cat_refpoint, type, 2, 2),
+	UINT(cat_refpoint, consistency, 1, 2),
+	UINT(cat_refpoint, disks, 0, UINT32_MAX),
+	REF(cat_refpoint, snapshot),
+	TEXT(cat_refpoint, snapshot_name),
+	INT(cat_refpoint, created_ns),
+	INT(cat_refpoint, cut_wall_ns),
+	COL("collection_name", "(SELECT name FROM collections WHERE id = t.collection)", COL_NAME,
+	    cat_refpoint, collection_name, 0, 0),
+};
+static const struct table refpoints = TABLE("refpoints", 1, refpoint_cols, cat_refpoint);
+
+/* The set itself, "changed", has calls of its own (catalog_refpoints.c). */
+static const struct col refpoint_disk_cols[] = {
+	ID(cat_refpoint_disk, refpoint),
+	ID(cat_refpoint_disk, disk),
+	REF(cat_refpoint_disk, layer),
+	ID(cat_refpoint_disk, rct),
+	ID(cat_refpoint_disk, vm),
+	NAME(cat_refpoint_disk, vm_name),
+	NAME(cat_refpoint_disk, disk_name),
+	UINT(cat_refpoint_disk, size, 0, INT64_MAX),
+	COL("position", NULL, COL_UINT, cat_refpoint_disk, index, 0, UINT32_MAX),
+	COL("saved_bytes", "ifnull(length(t.changed), 0)", COL_UINT, cat_refpoint_disk, saved_bytes,
+	    0, INT64_MAX),
+};
+static const struct table refpoint_disks = TABLE("refpoint_disks", 2, refpoint_disk_cols,
+						 cat_refpoint_disk);
+
 static const struct col job_cols[] = {
 	ID(cat_job, id),
 	UINT(cat_job, state, 0, UINT16_MAX),
@@ -208,6 +242,8 @@ static const struct {
 	[PUT_SNAPSHOT_DISK] = {&snapshot_disks, NULL},
 	[PUT_SNAPSHOT_GUEST] = {&snapshot_guests, NULL},
 	[PUT_FREEZE] = {&freezes, NULL},
+	[PUT_REFPOINT] = {&refpoints, NULL},
+	[PUT_REFPOINT_DISK] = {&refpoint_disks, NULL},
 	[PUT_JOB] = {&jobs, NULL},
 	[PUT_HOLD] = {&holds, NULL},
 
@@ -220,6 +256,10 @@ static const struct {
 	[GET_SNAPSHOT] = {&snapshots, "WHERE t.collection = (SELECT id FROM collections "
 				      "WHERE name = ?1) AND t.name = ?2"},
 	[GET_SNAPSHOT_ID] = {&snapshots, "WHERE t.id = ?1"},
+	[GET_REFPOINT] = {&refpoints, "WHERE t.collection = (SELECT id FROM collections "
+				      "WHERE name = ?1) AND t.name = ?2"},
+	[GET_REFPOINT_ID] = {&refpoints, "WHERE t.id = ?1"},
+	[GET_REFPOINT_RCT] = {&refpoint_disks, "WHERE t.rct = ?1"},
 	[GET_JOB] = {&jobs, "WHERE t.id = ?1"},
 
 	[LIST_VMS] = {&vms, "ORDER BY t.name"},
@@ -242,6 +282,13 @@ static const struct {
 				 "WHERE t.snapshot = ?1 ORDER BY t.position, t.disk"},
 	[LIST_SNAPSHOT_GUESTS] = {&snapshot_guests,
 				  "WHERE t.snapshot = ?1 ORDER BY t.position, t.vm"},
+	[LIST_REFPOINTS] = {&refpoints, "ORDER BY t.created_ns, t.rowid"},
+	[LIST_COLLECTION_REFPOINTS] = {&refpoints, "WHERE t.collection = ?1 "
+						   "ORDER BY t.created_ns, t.rowid"},
+	[LIST_REFPOINT_DISKS] = {&refpoint_disks,
+				 "WHERE t.refpoint = ?1 ORDER BY t.position, t.disk"},
+	[LIST_LAYER_REFPOINTS] = {&refpoint_disks,
+				  "WHERE t.layer = ?1 ORDER BY t.refpoint, t.disk"},
 	[LIST_FREEZES] = {&freezes, "ORDER BY t.vm, t.socket"},
 	[LIST_VM_FREEZES] = {&freezes, "WHERE t.vm = ?1 ORDER BY t.socket"},
 	[LIST_JOBS] = {&jobs, "ORDER BY t.submitted_ns, t.rowid"},
@@ -259,12 +306,19 @@ static const struct {
 	[SET_DISK_HEAD] = {NULL, "UPDATE disks SET head = ?2 WHERE id = ?1"},
 	[MOVE_CHILDREN] = {NULL, "UPDATE layers SET parent = ?2 WHERE parent = ?1"},
 	[MOVE_SNAPSHOTS] = {NULL, "UPDATE snapshot_disks SET layer = ?2 WHERE layer = ?1"},
+	[SET_REFPOINT_STATE] = {NULL, "UPDATE refpoint_disks SET layer = ?3, changed = ?4 "
+				      "WHERE refpoint = ?1 AND disk = ?2"},
+	[LOSE_DISK_REFPOINTS] = {NULL, "UPDATE refpoint_disks SET layer = NULL, changed = NULL "
+				       "WHERE disk = ?1"},
+	[GET_REFPOINT_SET] = {NULL, "SELECT changed FROM refpoint_disks "
+				    "WHERE refpoint = ?1 AND disk = ?2"},
 	[REMOVE_VM] = {NULL, "DELETE FROM vms WHERE id = ?1"},
 	[REMOVE_DISK] = {NULL, "DELETE FROM disks WHERE id = ?1"},
 	[REMOVE_LAYER] = {NULL, "DELETE FROM layers WHERE id = ?1"},
 	[REMOVE_COLLECTION] = {NULL, "DELETE FROM collections WHERE id = ?1"},
 	[REMOVE_MEMBER] = {NULL, "DELETE FROM members WHERE collection = ?1 AND vm = ?2"},
 	[REMOVE_SNAPSHOT] = {NULL, "DELETE FROM snapshots WHERE id = ?1"},
+	[REMOVE_REFPOINT] = {NULL, "DELETE FROM refpoints WHERE id = ?1"},
 	[REMOVE_JOB] = {NULL, "DELETE FROM jobs WHERE id = ?1"},
 	[REMOVE_FREEZE] = {NULL, "DELETE FROM freezes WHERE vm = ?1 AND socket = ?2"},
 	[REMOVE_HOLD] = {NULL, "DELETE FROM holds WHERE snapshot = ?1 AND tag = ?2"},

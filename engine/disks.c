@@ -400,6 +400,7 @@ static int delete_rows(struct eng_store *store, const struct cat_disk *disk,
 
 	if (r < 0)
 		return fmt_fail(err, r, "cannot begin in the catalog: %s", strerror(-r));
+	eng_catalog_lose_refpoints(store->catalog, &disk->id); /* RP-10 */
 	for (size_t i = n; i-- > 0;)
 		eng_catalog_remove_layer(store->catalog, &layers[i].id);
 	eng_catalog_remove_disk(store->catalog, &disk->id);
