@@ -276,14 +276,17 @@ static int snapshot_document(struct vmimg_service *svc, const void *row, json_t 
 
 json_t *api_job_json(const struct vmimg_job_info *i)
 {
-	json_t *affected = json_null(), *effects = json_array();
+	json_t *affected = json_null(), *effects = json_array(), *remaining;
 
 	if (i->element_effect) {
 		affected = json_pack("{s:s, s:s}", "name", i->affected.name, "id", i->affected.id);
 		json_array_append_new(effects, json_integer(i->element_effect));
 	}
+	remaining = i->remaining_ns == UINT64_MAX ? json_null()
+						  : json_integer((json_int_t)i->remaining_ns);
 	return json_pack(
-		"{s:s, s:s, s:i, s:i, s:i, s:i, s:s, s:s, s:b, s:o, s:o, s:o, s:I, s:I, s:o, s:o}",
+		"{s:s, s:s, s:i, s:i, s:i, s:i, s:s, s:s, s:b, s:o, s:o, s:o, s:I, s:I, s:o, s:o, "
+		"s:I, s:I, s:I, s:o, s:I}",
 		"instance_id", i->instance_id, "name", i->name, "job_state", i->job_state,
 		"job_type", i->job_type, "percent_complete", i->percent_complete, "error_code",
 		i->error_code, "error_description", i->error_description, "job_status",
@@ -292,7 +295,9 @@ json_t *api_job_json(const struct vmimg_job_info *i)
 		"time_of_last_state_change", api_json_time(i->time_of_last_state_change_ns),
 		"elapsed_time", (json_int_t)i->elapsed_ns, "time_before_removal",
 		(json_int_t)i->time_before_removal_ns, "affected_element", affected,
-		"element_effects", effects);
+		"element_effects", effects, "bytes_done", (json_int_t)i->bytes_done, "bytes_total",
+		(json_int_t)i->bytes_total, "bytes_per_second", (json_int_t)i->bytes_per_second,
+		"remaining_time", remaining, "rate_limit", (json_int_t)i->rate_limit);
 }
 
 static int job_document(struct vmimg_service *svc, const void *row, json_t **ret)

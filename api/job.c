@@ -21,6 +21,7 @@
 static void fill_affected(struct vmimg_service *svc, const struct cat_job *row,
 			  struct vmimg_ref *ret)
 {
+	struct cat_collection coll;
 	struct cat_snapshot snap;
 
 	memset(ret, 0, sizeof(*ret));
@@ -29,6 +30,8 @@ static void fill_affected(struct vmimg_service *svc, const struct cat_job *row,
 	fmt_uuid_format(&row->affected, ret->id);
 	if (eng_catalog_get_snapshot_id(svc->store->catalog, &row->affected, &snap) == 0)
 		api_name_join(ret->name, snap.collection_name, '@', snap.name);
+	else if (eng_catalog_get_collection_id(svc->store->catalog, &row->affected, &coll) == 0)
+		snprintf(ret->name, sizeof(ret->name), "%s", coll.name);
 	else
 		snprintf(ret->name, sizeof(ret->name), "%s", row->name);
 }
@@ -51,7 +54,6 @@ int api_job_create(struct vmimg_service *svc, const struct cat_job *row, struct 
 	job->fd = -1;
 	job->start_ns = eng_io_now_ns(svc->io);
 	job->row = *row;
-	job->decided = api_job_state_is_final(row->state);
 	job->elapsed_ns = row_elapsed(row);
 	fill_affected(svc, row, &job->affected);
 	pthread_mutex_init(&job->lock, NULL);
@@ -172,6 +174,37 @@ static void fill_info(const struct cat_job *row, struct vmimg_job_info *ret)
 	ret->time_of_last_state_change_ns = row->changed_ns;
 	ret->time_before_removal_ns = API_JOB_KEPT_NS;
 	ret->elapsed_ns = row_elapsed(row);
+	ret->remaining_ns = UINT64_MAX;
+}
+
+/* Bytes, rate and estimate (JB-14); the percentage follows them where the work counts bytes. */
+static void fill_progress_locked(struct vmimg_job *job, bool ended, struct vmimg_job_info *ret)
+{
+	const struct eng_progress *p = &job->progress;
+	uint64_t total = atomic_load(&p->total), done = atomic_load(&p->done);
+	uint64_t left;
+	uint16_t percent;
+
+	ret->rate_limit = atomic_load(&p->rate);
+	ret->bytes_total = total;
+	ret->bytes_done = done < total ? done : total;
+	if (ended || !total)
+		return;
+	left = total - ret->bytes_done;
+	percent = (uint16_t)((double)ret->bytes_done * 100 / (double)total);
+	percent = percent > 99 ? 99 : percent;
+	if (percent > job->row.percent)
+		job->row.percent = percent;
+	ret->percent_complete = job->row.percent;
+	ret->bytes_per_second = eng_meter_look(&job->meter, job->start_ns, eng_io_now_ns(job->io),
+					       ret->bytes_done);
+	if (ret->bytes_per_second)
+		ret->remaining_ns = (uint64_t)((double)left * 1e9 / (double)ret->bytes_per_second);
+}
+
+static bool can_cancel_locked(const struct vmimg_job *job)
+{
+	return job->working && job->work.cancellable && eng_progress_open(&job->progress);
 }
 
 static void fill_info_locked(struct vmimg_job *job, struct vmimg_job_info *ret)
@@ -179,7 +212,8 @@ static void fill_info_locked(struct vmimg_job *job, struct vmimg_job_info *ret)
 	bool ended = api_job_state_is_final(job->row.state);
 
 	fill_info(&job->row, ret);
-	ret->cancellable = !ended && !job->decided;
+	fill_progress_locked(job, ended, ret);
+	ret->cancellable = can_cancel_locked(job);
 	ret->elapsed_ns = ended ? job->elapsed_ns : eng_io_now_ns(job->io) - job->start_ns;
 	ret->affected = job->affected;
 	ret->element_effect = job->affected.id[0] ? VMIMG_EFFECT_CREATE : 0;
@@ -279,6 +313,16 @@ int vmimg_job_fd(struct vmimg_job *job)
 
 /* --- RequestStateChange (JB-12) --- */
 
+static bool cancel_work_locked(struct vmimg_job *job)
+{
+	if (!can_cancel_locked(job))
+		return false;
+	if (!job->work.cancel || job->work.cancel(job->work.arg))
+		return eng_progress_cancel(&job->progress);
+	eng_progress_decide(&job->progress); /* it knew before the job did */
+	return false;
+}
+
 static uint32_t cancel_locked(struct vmimg_job *job, uint16_t requested, struct vmimg_error *err)
 {
 	if (api_job_state_is_final(job->row.state))
@@ -286,14 +330,12 @@ static uint32_t cancel_locked(struct vmimg_job *job, uint16_t requested, struct 
 				  "job %s: has ended (state %u)", job->row.name, job->row.state);
 	if (job->requested)
 		return VMIMG_REQUEST_TRANSITION_STARTED;
-	if (!job->snap || job->decided || !eng_snapshot_cancel(job->snap)) {
-		job->decided = true;
-		return api_answer(err, VMIMG_REQUEST_INVALID_TRANSITION,
-				  "job %s: the cut is decided, it cannot be cancelled any more",
-				  job->row.name);
-	}
+	if (!cancel_work_locked(job))
+		return api_answer(err, VMIMG_REQUEST_INVALID_TRANSITION, "job %s: %s cancelled",
+				  job->row.name,
+				  job->work.cancellable ? "is past the point where it can be"
+							: "is of a kind that cannot be");
 	job->requested = requested;
-	job->decided = true;
 	snprintf(job->row.status_text, sizeof(job->row.status_text), "cancelling");
 	return VMIMG_REQUEST_TRANSITION_STARTED;
 }
@@ -328,6 +370,26 @@ uint32_t vmimg_job_request_state_change(struct vmimg_job *job, uint16_t requeste
 	code = request_locked(job, requested_state, timeout_ns, err);
 	pthread_mutex_unlock(&job->lock);
 	return code;
+}
+
+/* --- the rate limit (JB-15) --- */
+
+int vmimg_job_set_rate(struct vmimg_job *job, uint64_t bytes_per_second, struct vmimg_error *err)
+{
+	bool working;
+
+	if (!job)
+		return api_fail(err, -EINVAL, "job: none given");
+	pthread_mutex_lock(&job->lock);
+	working = job->working;
+	if (working)
+		atomic_store(&job->progress.rate, bytes_per_second);
+	if (working && job->work.set_rate)
+		job->work.set_rate(job->svc, bytes_per_second);
+	pthread_mutex_unlock(&job->lock);
+	if (!working)
+		return api_fail(err, -EINVAL, "job %s: has ended", job->row.name);
+	return 0;
 }
 
 /* --- GetErrorEx (JB-13) --- */

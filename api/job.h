@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * job.h - a job as the service knows it: its catalog row, and the create that runs for it. Private.
+ * job.h - a job as the service knows it: its catalog row, and the work that it is. Private.
  *
  * J-1: Running, then exactly one of Completed, Terminated, Killed, Exception (JB-2). J-2: its
  * snapshot's disks are free again before anyone sees the end. J-3: an ended job without references
@@ -10,14 +10,38 @@
 #define API_JOB_H
 
 #include "api/service.h"
-#include "engine/snapshot.h"
+#include "engine/progress.h"
 
-struct api_quiesce;
+/* What a job does (work.h). */
+struct api_work {
+	uint16_t type;         /* VMIMG_JOB_TYPE_* */
+	char name[CAT_NS_MAX]; /* of the element that it is about */
+	bool cancellable;
+	/*
+	 * On the job's thread. 0, or a negative errno with @err; -ECANCELED when it ended because of
+	 * @progress->cancel. @affected: what it made, where it made something. A work whose effect is one
+	 * transaction puts eng_progress_put_job() into it, and asks eng_progress_decide() before.
+	 */
+	int (*run)(struct vmimg_service *svc, void *arg, struct eng_progress *progress,
+		   struct fmt_error *err, struct fmt_uuid *affected);
+	/* Frees @arg: after run(), before the end is seen. May be NULL. */
+	void (*destroy)(void *arg);
+	void *arg;
+	uint64_t rate; /* bytes a second to begin with, 0 unlimited */
+	/* Instead of eng_progress_cancel(), under the job's lock, before destroy(); may be NULL. */
+	bool (*cancel)(void *arg);
+	/* What is told of the end, after destroy(): for events. May be NULL. */
+	void (*tell)(struct vmimg_service *svc, const struct cat_job *row);
+	/* A new rate limit applies to more than this job. May be NULL. */
+	void (*set_rate)(struct vmimg_service *svc, uint64_t rate);
+};
 
 struct vmimg_job {
 	struct eng_io *io;
-	struct eng_thread *thread; /* of a create; joined by api_jobs_reap() */
+	struct eng_thread *thread; /* its own; joined by api_jobs_reap(). NULL: somebody else's */
 	uint64_t start_ns;         /* monotonic */
+	struct eng_progress progress;
+	struct cat_job begun; /* the row as it was when the work began */
 
 	/* the service's lock */
 	struct vmimg_service *svc; /* NULL once the service is closed */
@@ -27,12 +51,12 @@ struct vmimg_job {
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t ended;
 	struct cat_job row;
-	struct eng_snapshot *snap;   /* while it can be cancelled or the like */
-	struct api_quiesce *quiesce; /* or NULL; the thread's */
-	bool decided;                /* the cut has happened, or will not */
-	uint16_t requested;          /* enum vmimg_requested_state that won, or 0 */
-	uint64_t elapsed_ns;         /* final */
-	int fd;                      /* eventfd, or -1: nobody asked */
+	struct api_work work;
+	bool working;        /* the work has not returned */
+	uint16_t requested;  /* enum vmimg_requested_state that won, or 0 */
+	uint64_t elapsed_ns; /* final */
+	int fd;              /* eventfd, or -1: nobody asked */
+	struct eng_meter meter;
 	struct vmimg_ref affected;
 };
 
@@ -57,9 +81,11 @@ void api_job_tell(struct vmimg_job *job);
 void api_job_row_info(struct vmimg_service *svc, const struct cat_job *row,
 		      struct vmimg_job_info *ret);
 
-/* --- run.c: the thread of a create --- */
-/* Starts it; its row is in the catalog. Takes nothing on failure. */
-int api_job_start_locked(struct vmimg_job *job);
+/* Makes @row the final one of a job that failed with @r, or of one that @requested ended (work.c). */
+void api_job_settle_failure(struct vmimg_service *svc, struct cat_job *row, uint16_t requested,
+			    int r, const struct fmt_error *why);
+
+/* --- reap.c: what is left of jobs that have ended --- */
 /* Joins threads that have ended. Service's lock not held. */
 void api_jobs_reap(struct vmimg_service *svc);
 /* Waits for those that run. */

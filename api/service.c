@@ -90,7 +90,7 @@ static struct vmimg_service *service_create(void)
 	if (!svc)
 		return NULL;
 	pthread_mutex_init(&svc->lock, NULL);
-	pthread_cond_init(&svc->create_ended, NULL);
+	pthread_cond_init(&svc->job_ended, NULL);
 	return svc;
 }
 
@@ -101,7 +101,7 @@ static void service_destroy(struct vmimg_service *svc)
 	api_events_destroy(svc->events);
 	eng_io_destroy(svc->io);
 	free_words(svc->lease_argv);
-	pthread_cond_destroy(&svc->create_ended);
+	pthread_cond_destroy(&svc->job_ended);
 	pthread_mutex_destroy(&svc->lock);
 	free(svc);
 }

@@ -33,7 +33,7 @@ struct vmimg_service {
 	struct api_events *events;
 
 	pthread_mutex_t lock; /* guards what follows */
-	pthread_cond_t create_ended;
+	pthread_cond_t job_ended;
 	struct vmimg_job *jobs;     /* that run or somebody refers to */
 	struct vmimg_job *finished; /* ended, thread to be joined; a reference each */
 	uint64_t pruned_ns;         /* when old job rows were removed last */

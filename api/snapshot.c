@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "api/create.h"
 #include "api/quiesce.h"
 
 #define NS_PER_MS     1000000ull
@@ -253,60 +254,6 @@ uint32_t vmimg_check_snapshot(struct vmimg_service *svc, const char *collection,
 
 /* --- create --- */
 
-static int put_running(struct vmimg_service *svc, const struct cat_job *row, struct fmt_error *why)
-{
-	int r = eng_catalog_begin(catalog_of(svc));
-
-	if (r < 0)
-		return r;
-	eng_catalog_put_job(catalog_of(svc), row);
-	return eng_catalog_commit(catalog_of(svc), why);
-}
-
-static void remove_running(struct vmimg_service *svc, const struct cat_job *row)
-{
-	if (eng_catalog_begin(catalog_of(svc)) < 0)
-		return;
-	eng_catalog_remove_job(catalog_of(svc), &row->id);
-	eng_catalog_commit(catalog_of(svc), NULL);
-}
-
-/* The row is durable before anyone hears of the job (JB-9). */
-static int start_job_locked(struct vmimg_service *svc, const struct request *req,
-			    struct eng_snapshot *snap, struct fmt_error *why,
-			    struct vmimg_job **ret)
-{
-	struct vmimg_job *job = NULL;
-	struct cat_job row = req->spec.job;
-	int r;
-
-	row.state = VMIMG_JOB_RUNNING;
-	row.percent = 0;
-	row.changed_ns = row.submitted_ns;
-	row.cancellable = true;
-	memset(&row.affected, 0, sizeof(row.affected));
-	snprintf(row.status_text, sizeof(row.status_text), "checking");
-	r = api_job_create(svc, &row, &job);
-	if (r < 0)
-		return r;
-	r = put_running(svc, &row, why);
-	if (r < 0)
-		goto fail;
-	job->snap = snap;
-	job->quiesce = req->quiesce;
-	r = api_job_start_locked(job);
-	if (r < 0) {
-		remove_running(svc, &row);
-		goto fail;
-	}
-	api_job_list_locked(job); /* the thread needs the service's lock to end */
-	*ret = job;
-	return 0;
-fail:
-	api_job_destroy(job);
-	return r;
-}
-
 static uint32_t start(struct vmimg_service *svc, const struct request *req, struct vmimg_error *err,
 		      struct vmimg_job **ret)
 {
@@ -320,7 +267,7 @@ static uint32_t start(struct vmimg_service *svc, const struct request *req, stru
 	if (code)
 		goto out;
 	code = VMIMG_JOB_STARTED;
-	r = start_job_locked(svc, req, snap, &why, ret);
+	r = api_create_start_locked(svc, &req->spec, snap, req->quiesce, &why, ret);
 	if (r < 0) {
 		eng_snapshot_destroy(snap);
 		code = api_answer_why(err, VMIMG_INVALID_STATE, r, &why, req->spec.job.name);
@@ -335,16 +282,18 @@ static uint32_t wait_for_end(struct vmimg_job *job, struct vmimg_ref *result,
 			     struct vmimg_error *err)
 {
 	struct vmimg_job_info info;
+	uint32_t code = api_work_wait(job, err);
 
-	vmimg_job_wait(job, UINT64_MAX);
-	vmimg_job_info(job, &info);
-	if (info.job_state == VMIMG_JOB_COMPLETED) {
-		if (result)
-			*result = info.affected;
-		return VMIMG_OK;
+	if (code == VMIMG_OK && result) {
+		vmimg_job_info(job, &info);
+		*result = info.affected;
 	}
-	return api_answer(err, info.error_code == VMIMG_V_TIMEOUT ? VMIMG_TIMEOUT : VMIMG_FAILED,
-			  "%s", info.error_description);
+	if (code != VMIMG_OK && code != VMIMG_TIMEOUT) {
+		code = VMIMG_FAILED;
+		if (err)
+			err->code = VMIMG_FAILED;
+	}
+	return code;
 }
 
 uint32_t vmimg_create_snapshot(struct vmimg_service *svc, const char *collection,
@@ -361,8 +310,7 @@ uint32_t vmimg_create_snapshot(struct vmimg_service *svc, const char *collection
 			    &req);
 	if (code)
 		return code;
-	api_jobs_reap(svc);
-	api_jobs_prune(svc);
+	api_work_tidy(svc);
 	code = start(svc, &req, err, &started);
 	if (code != VMIMG_JOB_STARTED) {
 		api_quiesce_destroy(svc, req.quiesce);

@@ -270,6 +270,7 @@ enum vmimg_request_return {
 	VMIMG_REQUEST_BUSY = 4099,
 };
 
+#define VMIMG_JOB_TYPE_MERGE               50
 #define VMIMG_JOB_TYPE_DELETE_SNAPSHOT     72
 #define VMIMG_JOB_TYPE_SNAPSHOT_COLLECTION 198
 #define VMIMG_EFFECT_CREATE                5
@@ -287,10 +288,14 @@ struct vmimg_job_info {
 	int64_t time_submitted_ns; /* wall clock, since 1970; 0: not yet */
 	int64_t start_time_ns;
 	int64_t time_of_last_state_change_ns;
-	uint64_t elapsed_ns;             /* stops at the end */
-	uint64_t time_before_removal_ns; /* kept at least so long after the end: 5 minutes */
-	struct vmimg_ref affected;       /* the one affected element; "" until there is one */
-	uint16_t element_effect;         /* VMIMG_EFFECT_CREATE, or 0 */
+	uint64_t elapsed_ns;              /* stops at the end */
+	uint64_t time_before_removal_ns;  /* kept at least so long after the end: 5 minutes */
+	struct vmimg_ref affected;        /* the one affected element; "" until there is one */
+	uint16_t element_effect;          /* VMIMG_EFFECT_CREATE, or 0 */
+	uint64_t bytes_done, bytes_total; /* 0: it does not count bytes, or nobody knows any more */
+	uint64_t bytes_per_second;        /* of the last few seconds; 0: cannot tell, or ended */
+	uint64_t remaining_ns;            /* estimate; UINT64_MAX: cannot tell, or ended */
+	uint64_t rate_limit;              /* bytes a second; 0: none */
 };
 
 /* By instance id. -ENOENT. The reference is released with vmimg_job_put(). */
@@ -303,11 +308,17 @@ VMIMG_API int vmimg_job_wait(struct vmimg_job *job, uint64_t timeout_ns);
 /* Readable once the job has ended; owned by the job. -EMFILE and the like on failure. */
 VMIMG_API int vmimg_job_fd(struct vmimg_job *job);
 /*
- * RequestStateChange. TERMINATE and KILL cancel while Cancellable (until the cut is decided); then
+ * RequestStateChange. TERMINATE and KILL cancel while Cancellable (of a create: until the cut); then
  * and on ended jobs 4097. @timeout_ns: 0 only, else 4098. START, SUSPEND, SERVICE: 1.
  */
 VMIMG_API uint32_t vmimg_job_request_state_change(struct vmimg_job *job, uint16_t requested_state,
 						  uint64_t timeout_ns, struct vmimg_error *err);
+/*
+ * Another limit for what the job reads and writes, bytes a second (0: none), at once. -EINVAL: it has
+ * ended.
+ */
+VMIMG_API int vmimg_job_set_rate(struct vmimg_job *job, uint64_t bytes_per_second,
+				 struct vmimg_error *err);
 /* GetErrorEx: the error as a JSON array of Msvm_Error-like objects, or "null". Free with vmimg_free(). */
 VMIMG_API int vmimg_job_get_error(struct vmimg_job *job, char **json);
 

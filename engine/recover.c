@@ -14,6 +14,7 @@
 #include "engine/store.h"
 
 #define JOB_DELETION 72
+#define JOB_CREATION 198
 
 struct rlayer {
 	struct cat_layer row;
@@ -316,16 +317,22 @@ static void settle_disk_rows(struct eng_catalog *cat, const struct rdisk *d)
 	eng_catalog_set_disk_head(cat, &d->row.id, &d->head);
 }
 
-static void end_creation(struct cat_job *job)
+static void end_interrupted(struct cat_job *job)
 {
 	job->state = 10;
 	job->error_code = 32768;
 	snprintf(job->error_text, sizeof(job->error_text),
-		 "interrupted: the process that ran the job ended before it; no snapshot was made");
+		 "interrupted: the process that ran the job ended before it; %s",
+		 job->type == JOB_CREATION ? "no snapshot was made" : "nothing of it took effect");
 }
 
-/* DL-1: recorded with the mark, and what the mark wants is done by now. */
-static void end_deletion(struct cat_job *job)
+/* Work whose row is put by the mark from which on it only goes forward: done by now (JB-9). */
+static bool is_resumed(const struct cat_job *job)
+{
+	return job->type == JOB_DELETION; /* DL-1 */
+}
+
+static void end_completed(struct cat_job *job)
 {
 	job->state = 7;
 	job->percent = 100;
@@ -345,10 +352,10 @@ static int end_jobs(struct recovery *rc)
 		jobs[i].cancellable = false;
 		jobs[i].changed_ns = now;
 		jobs[i].ended_ns = now;
-		if (jobs[i].type == JOB_DELETION)
-			end_deletion(&jobs[i]);
+		if (is_resumed(&jobs[i]))
+			end_completed(&jobs[i]);
 		else
-			end_creation(&jobs[i]);
+			end_interrupted(&jobs[i]);
 		eng_catalog_put_job(rc->store->catalog, &jobs[i]);
 	}
 	free(jobs);
