@@ -202,7 +202,8 @@ BUDGETS := \
 	stress:60:3600 \
 	fault:60:1800 \
 	guest:50:600 \
-	sim:60:3600 \
+	sim:30:3600 \
+	sim/life:30:7200 \
 	crash:90:3600
 
 T ?=

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * life.h - a store's whole life at random against a model that keeps what every disk and every
+ * snapshot holds, sector by sector (life.c tells the rules of the game).
+ *
+ * The world (the model, what is under way, the random numbers) lies in memory that is shared with
+ * the parent and outlives each process that works on the store: those are killed, and the next one
+ * finds out from the world what may and what must be there. Everything is called by the one thread that
+ * owns the queue; calls of the library that wait for that thread run beside it (life_beside()).
+ *
+ * What is wrong is said once, by life_fail(), which ends the process.
+ */
+#ifndef TESTS_SIM_LIFE_H
+#define TESTS_SIM_LIFE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "api/service.h"
+
+#define LIFE_UNIT     512u
+#define LIFE_SIZE_MAX (20u << 20) /* bytes of a disk: two regions of its map */
+#define LIFE_UNITS    (LIFE_SIZE_MAX / LIFE_UNIT)
+#define LIFE_GROUPS   4u /* collections */
+#define LIFE_DISKS    16u
+#define LIFE_SNAPS    16u
+#define LIFE_MEMBERS  8u
+#define LIFE_WRITES   4u   /* in flight */
+#define LIFE_WRITE    128u /* units, at most */
+#define LIFE_STATES   256u
+#define LIFE_WINDOW   8192u
+#define LIFE_NAME     40u
+
+/* What a disk or a member of a snapshot holds: the number of the write for each unit; 0: zeros. */
+struct life_state {
+	bool used;
+	uint32_t unit[LIFE_UNITS];
+};
+
+struct life_disk {
+	bool there;
+	char vm[LIFE_NAME], name[LIFE_NAME];
+	uint32_t group;
+	uint64_t size;
+	uint32_t state;
+};
+
+struct life_member {
+	char vm[LIFE_NAME], name[LIFE_NAME]; /* as they were */
+	uint32_t disk;
+	uint64_t size;
+	uint32_t state;
+};
+
+struct life_snap {
+	bool there;
+	uint32_t group;
+	uint16_t type;
+	char name[LIFE_NAME];
+	uint32_t count;
+	struct life_member member[LIFE_MEMBERS];
+};
+
+struct life_group {
+	bool there;
+	char name[LIFE_NAME];
+};
+
+/* A write whose outcome is not known yet. */
+struct life_write {
+	bool busy;
+	uint32_t disk, at, count, number;
+};
+
+/* The one operation under way, with what is needed to find out how far it came. */
+enum life_kind {
+	LIFE_NONE,
+	LIFE_SNAPSHOT, /* snap */
+	LIFE_DELETE,   /* snap */
+	LIFE_RESIZE,   /* disk, size */
+	LIFE_KINDS,
+};
+
+struct life_op {
+	enum life_kind kind;
+	uint32_t snap, disk, group;
+	uint64_t size;
+	char name[LIFE_NAME];
+	/* The writes that were under way at some time of it: in or out of what it captures. */
+	bool window;
+	uint32_t window_count;
+	struct life_write windows[LIFE_WINDOW];
+};
+
+struct life_world {
+	uint64_t seed, rng;
+	char dir[96], store[112];
+	uint64_t steps, goal; /* of this store */
+	uint64_t all;         /* of all stores */
+	uint32_t epoch, kills, number, names;
+	uint64_t counts[32]; /* of steps of each kind */
+	uint64_t compared;   /* units */
+	bool may_die;        /* the process has set out to kill itself */
+	bool died;           /* the last process did */
+	bool ended;          /* the store's life is over */
+	char doing[160], why[1024];
+	struct life_group group[LIFE_GROUPS];
+	struct life_disk disk[LIFE_DISKS];
+	struct life_snap snap[LIFE_SNAPS];
+	struct life_write write[LIFE_WRITES];
+	struct life_op op;
+	struct life_state state[LIFE_STATES];
+};
+
+/* This process's hands on the store. */
+struct life {
+	struct vmimg_service *svc;
+	struct vmimg_queue *queue;
+	struct vmimg_disk *disk[LIFE_DISKS]; /* attached, or NULL */
+	struct life_slot {
+		struct life_write *write; /* NULL: free */
+		uint8_t *buf;
+		struct iovec *iov;
+	} slot[LIFE_WRITES];
+};
+
+extern struct life_world *world;
+extern struct life life;
+
+/* --- the model (life_model.c) --- */
+uint32_t life_pick(uint32_t below);
+bool life_chance(uint32_t one_in);
+__attribute__((noreturn, format(printf, 1, 2))) void life_fail(const char *fmt, ...);
+/* Ends the process unless @cond. */
+#define life_must(cond, ...)                                                                       \
+	do {                                                                                       \
+		if (!(cond))                                                                       \
+			life_fail(__VA_ARGS__);                                                    \
+	} while (0)
+/* What write @number puts at @offset. */
+void life_fill(void *buf, uint32_t number, uint64_t offset, size_t len);
+uint32_t life_state_new(void);            /* zeros */
+uint32_t life_state_copy(uint32_t state); /* another one with the same content */
+void life_state_free(uint32_t state);
+uint32_t life_units(uint64_t size);
+/* A random disk, snapshot or collection that is there; -1: none. */
+int life_some_disk(void);
+int life_some_snap(void);
+int life_some_group(void);
+int life_free_snap(void);
+int life_free_disk(void);
+void life_new_name(char name[LIFE_NAME], const char *what);
+const char *life_disk_name(uint32_t disk);                /* "vm/disk" */
+const char *life_snap_name(const struct life_snap *snap); /* "collection@snapshot" */
+const char *life_member_name(const struct life_snap *snap, uint32_t member);
+void life_snap_forget(struct life_snap *snap);
+/* The op ended, whatever came of it. */
+void life_op_end(void);
+
+/* --- requests (life_io.c) --- */
+void life_attach(uint32_t disk);
+void life_attach_all(void);
+void life_detach(uint32_t disk);
+/* Begins a write of some kind somewhere; does nothing when too many are under way. */
+void life_begin_write(void);
+void life_flush(void);
+/* Takes completions, waiting for up to @timeout_ns. */
+void life_turn(uint64_t timeout_ns);
+/* Until nothing is in flight. */
+void life_quiet(void);
+/* One request, waited for; others may complete meanwhile. */
+int life_request(struct vmimg_disk *disk, uint8_t op, void *buf, uint64_t offset, uint64_t len);
+/* Expects what @state says in [@at, @at + @count) units, leaving out what is being written. */
+void life_expect(struct vmimg_disk *disk, const char *where, uint32_t state, uint32_t at,
+		 uint32_t count);
+/* The same of the whole, and of the size. */
+void life_expect_all(struct vmimg_disk *disk, const char *where, uint32_t state, uint64_t size);
+/* Some of a head, some of a snapshot, or all of it. */
+void life_check_head(uint32_t disk, bool whole);
+void life_check_snap(const struct life_snap *snap, bool whole);
+/* The last writes of a process that died: found out by looking. */
+void life_settle_writes(void);
+/* What a snapshot taken meanwhile holds of the window's writes: found out by looking, and noted. */
+void life_settle_window(struct life_snap *snap);
+
+/* Runs @call on a thread of its own; the queue is turned meanwhile, with @load written to. */
+uint32_t life_beside(uint32_t (*call)(void *arg), void *arg, bool load);
+
+/* --- operations (life_ops.c) --- */
+void life_snapshot(void);
+void life_delete(void);
+void life_resize(void);
+void life_folds(void);
+void life_reattach(void);
+/* What the store must be like after the death of a process. */
+void life_recover(void);
+/* The lists agree with the model. */
+void life_check_lists(void);
+
+#endif
