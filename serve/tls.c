@@ -271,7 +271,6 @@ void srv_tls_session_destroy(struct srv_tls_session *s)
 	free(s);
 }
 
-/* Passing over what only informs: alerts of the harmless kind, requests for new keys. */
 static int result_of(struct srv_tls_session *s, int r)
 {
 	if (r == GNUTLS_E_AGAIN || r == GNUTLS_E_INTERRUPTED)
@@ -300,17 +299,30 @@ const char *srv_tls_why(const struct srv_tls_session *s)
 	return s->why ? s->why : "no error";
 }
 
+/*
+ * GnuTLS says "again" also when it has dealt with a message of its own, new keys say, and more has
+ * been received: until that is taken there is no room for anything else (srv_tls_input()).
+ */
 int srv_tls_read(struct srv_tls_session *s, void *buf, size_t len)
 {
+	unsigned idle = 0;
+
 	for (;;) {
+		size_t at = s->in_at;
 		ssize_t n = gnutls_record_recv(s->session, buf, len);
 
 		if (n >= 0)
 			return (int)n;
-		if (n != GNUTLS_E_WARNING_ALERT_RECEIVED && n != GNUTLS_E_REHANDSHAKE)
+		if (gnutls_error_is_fatal((int)n))
 			return result_of(s, (int)n);
 		if (s->in_at == s->in_len)
 			return -EAGAIN;
+		/* A message may have been whole already; two turns that take nothing never end. */
+		idle = s->in_at == at ? idle + 1 : 0;
+		if (idle > 1) {
+			s->why = "it leaves what it received";
+			return -EPROTO;
+		}
 	}
 }
 

@@ -444,9 +444,6 @@ Test(serve_nbd_tls, new_keys_while_replies_wait)
 	gnutls_session_t session;
 	int fd;
 
-	/* Now and then the server cannot decrypt what follows a request for new keys, and closes. */
-	if (!getenv("TLS_NEW_KEYS"))
-		cr_skip_test("known to fail now and then; TLS_NEW_KEYS=1 runs it");
 	server.options.tls_psk = psk;
 	start();
 	cr_assert_eq(nbd_connect_unix(nbd, path), 0, "%s", nbd_get_error());
