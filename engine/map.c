@@ -647,6 +647,42 @@ int eng_map_each(const struct eng_map *map, uint32_t layer,
 	return walk_end(&w);
 }
 
+bool eng_map_has_entries(const struct eng_map *map, uint64_t region)
+{
+	return region < map->regions && leaf_of(map, region);
+}
+
+int eng_map_each_newer(const struct eng_map *map, uint64_t region, uint64_t regions, uint32_t layer,
+		       int (*each)(void *arg, uint64_t block, uint32_t count), void *arg)
+{
+	int r = 0;
+
+	for (; regions && region < map->regions && r == 0; region++, regions--) {
+		const struct leaf *leaf = leaf_of(map, region);
+		uint64_t start = region << ENG_MAP_REGION_BITS, first = 0;
+		uint32_t n = leaf && is_sparse(leaf) ? leaf->used : ENG_MAP_REGION, count = 0;
+
+		for (uint32_t i = 0; leaf && i < n && r == 0; i++) {
+			uint64_t block = start + (is_sparse(leaf) ? leaf_keys(leaf)[i] : i);
+			uint64_t value = leaf->values[is_uniform(leaf) ? 0 : i];
+
+			if (value_state(value) == ENG_MAP_NONE || value_layer(value) < layer)
+				continue;
+			if (count && block == first + count) {
+				count++;
+				continue;
+			}
+			if (count)
+				r = each(arg, first, count);
+			first = block;
+			count = 1;
+		}
+		if (r == 0 && count)
+			r = each(arg, first, count);
+	}
+	return r;
+}
+
 size_t eng_map_memory(const struct eng_map *map)
 {
 	return sizeof(*map) + map->regions * sizeof(*map->table) + 2 * ALLOC_OVERHEAD +

@@ -92,6 +92,15 @@ int eng_map_each(const struct eng_map *map, uint32_t layer,
 		 int (*each)(void *arg, uint64_t block, uint32_t count, struct eng_map_entry first),
 		 void *arg);
 
+/*
+ * The same for entries of @layer or newer, of @regions regions from @region on at most (fewer at the map's
+ * end): maximal runs of one state, wherever their slots are, never across regions. Returns what @each did.
+ */
+int eng_map_each_newer(const struct eng_map *map, uint64_t region, uint64_t regions, uint32_t layer,
+		       int (*each)(void *arg, uint64_t block, uint32_t count), void *arg);
+/* Whether a region has any entry; false too beyond the map's end. */
+bool eng_map_has_entries(const struct eng_map *map, uint64_t region);
+
 size_t eng_map_memory(const struct eng_map *map); /* bytes, allocator overhead estimated */
 
 #endif

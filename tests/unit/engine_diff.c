@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * engine_diff.c - what changed between two states of a disk, against what was written between them (DF-1
+ * to DF-7): attached and detached, sealed and not, folded, after reopening and after the process's death.
+ *
+ * VMIMG_SEED takes back the seed that a failure prints; VMIMG_TEST_SECONDS: a quarter of it is spent.
+ */
+#include <time.h>
+
+#include "engine/diff.h"
+#include "engine/fold.h"
+#include "tests/unit/engine_store.h"
+
+#define SIZE   (12ull << 20)
+#define BLOCKS (SIZE / BLOCK)
+#define STATES 24u
+
+/* A snapshot, and what was written since the one before it. */
+struct state {
+	char name[16];
+	uint8_t written[BLOCKS];
+};
+
+static struct state states[STATES]; /* the last one is now */
+static unsigned count;              /* snapshots */
+static uint64_t seed, rng, next_n, made;
+
+static uint64_t rnd(uint64_t below)
+{
+	rng = rng * 6364136223846793005ull + 1442695040888963407ull;
+	return (rng >> 20) % below;
+}
+
+/* --- asking, on a thread of its own: the disk's worker is the test's --- */
+
+struct asking {
+	struct cat_disk disk;
+	struct eng_state from, to;
+	struct eng_blocks *set;
+	struct fmt_error why;
+	int result;
+	_Atomic bool done;
+};
+
+static void *ask_main(void *arg)
+{
+	struct asking *a = arg;
+
+	a->result = eng_diff(store, &a->disk, &a->from, &a->to, &a->why, &a->set);
+	atomic_store(&a->done, true);
+	return NULL;
+}
+
+static int run(struct asking *a)
+{
+	pthread_t thread;
+
+	memset(&a->why, 0, sizeof(a->why));
+	a->set = NULL;
+	atomic_store(&a->done, false);
+	must(pthread_create(&thread, NULL, ask_main, a) == 0);
+	turn_until(atomic_load(&a->done));
+	pthread_join(thread, NULL);
+	if (a->result < 0)
+		err = a->why;
+	return a->result;
+}
+
+/* The state of snapshot @name of disk @d, now when it is NULL. */
+static struct eng_state state_of(unsigned d, const char *name)
+{
+	struct eng_state ret = {.size = 0};
+	struct cat_snapshot snap;
+	struct cat_snapshot_disk *rows;
+	char disk_name[8];
+	size_t n;
+
+	if (!name)
+		return ret;
+	snprintf(disk_name, sizeof(disk_name), "d%u", d);
+	must(eng_catalog_get_snapshot(store->catalog, "c", name, &snap) == 0);
+	must(eng_catalog_list_snapshot_disks(store->catalog, &snap.id, &rows, &n) == 0);
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(rows[i].disk_name, disk_name)) {
+			ret.layer = rows[i].layer;
+			ret.size = rows[i].size;
+		}
+	free(rows);
+	return ret;
+}
+
+static struct eng_blocks *diff_of(unsigned d, const char *from, const char *to)
+{
+	struct asking a = {.from = state_of(d, from), .to = state_of(d, to)};
+	char disk_name[8];
+
+	snprintf(disk_name, sizeof(disk_name), "d%u", d);
+	must(eng_catalog_get_disk(store->catalog, "a", disk_name, &a.disk) == 0);
+	must(run(&a) == 0);
+	return a.set;
+}
+
+/* --- one thing at a time --- */
+
+TestSuite(engine_diff, .timeout = 120);
+
+static void seal_all(void)
+{
+	struct cat_layer *rows;
+	size_t n;
+	bool sealed = false;
+
+	while (!sealed) {
+		turn_all();
+		must(eng_catalog_list_layers(store->catalog, NULL, &rows, &n) == 0);
+		sealed = true;
+		for (size_t i = 0; i < n; i++)
+			sealed = sealed && (rows[i].kind != FMT_KIND_OVERLAY ||
+					    rows[i].state != CAT_LAYER_HARDENED);
+		free(rows);
+	}
+}
+
+struct expected {
+	uint64_t first[8], count[8];
+	unsigned n, at;
+};
+
+static int expect_next(void *arg, uint64_t first, uint64_t n)
+{
+	struct expected *e = arg;
+
+	cr_assert_lt(e->at, e->n, "too many: %lu..", first);
+	cr_expect_eq(first, e->first[e->at]);
+	cr_expect_eq(n, e->count[e->at]);
+	e->at++;
+	return 0;
+}
+
+static void expect_blocks(struct eng_blocks *set, struct expected e)
+{
+	e.at = 0;
+	cr_expect_eq(eng_blocks_each(set, 0, UINT64_MAX, expect_next, &e), 0);
+	cr_expect_eq(e.at, e.n);
+	eng_blocks_destroy(set);
+}
+
+/* DF-1, DF-3: from the worker's map, from the log, from the index: the same. */
+Test(engine_diff, what_was_written_since_and_nothing_else)
+{
+	struct expected since = {.first = {3, 700}, .count = {2, 1}, .n = 2};
+	struct expected later = {.first = {0, 2000}, .count = {1, 512}, .n = 2};
+	struct expected both = {.first = {0, 3, 700, 2000}, .count = {1, 2, 1, 512}, .n = 4};
+
+	begin(1, SIZE);
+	attach(0, 0);
+	must(do_write(0, 1, 0, 64 << 10) == 0);
+	must(snapshot("s1") == 0);
+	expect_blocks(diff_of(0, "s1", NULL), (struct expected){.n = 0});
+	must(do_write(0, 2, 3 * BLOCK + 512, BLOCK) == 0);
+	must(do_write(0, 3, 700 * BLOCK, BLOCK) == 0);
+	expect_blocks(diff_of(0, "s1", NULL), since);
+	must(snapshot("s2") == 0);
+	must(do_op(0, ENG_DISCARD, 0, 2000 * BLOCK, 512 * BLOCK) == 0);
+	must(do_write(0, 4, 0, 512) == 0);
+	for (int i = 0; i < 3; i++) {
+		expect_blocks(diff_of(0, "s1", "s2"), since);
+		expect_blocks(diff_of(0, "s2", "s1"), since);
+		expect_blocks(diff_of(0, "s2", NULL), later);
+		expect_blocks(diff_of(0, "s1", NULL), both);
+		expect_blocks(diff_of(0, NULL, "s1"), both);
+		expect_blocks(diff_of(0, "s2", "s2"), (struct expected){.n = 0});
+		if (i == 0)
+			seal_all();
+		else if (i == 1)
+			detach(0);
+	}
+	close_store();
+	open_store();
+	expect_blocks(diff_of(0, "s1", NULL), both);
+	close_store();
+	finish();
+}
+
+/* DF-6 */
+Test(engine_diff, what_only_the_longer_disk_has)
+{
+	struct expected tail = {.first = {BLOCKS + 5}, .count = {1}, .n = 1};
+
+	begin(1, SIZE);
+	attach(0, 0);
+	must(do_write(0, 1, 0, BLOCK) == 0);
+	must(snapshot("s1") == 0);
+	detach(0);
+	must(eng_store_resize_disk(store, "a", "d0", 2 * SIZE, &err) == 0);
+	attach(0, 0);
+	expect_blocks(diff_of(0, "s1", NULL), (struct expected){.n = 0});
+	must(do_write(0, 2, SIZE + 5 * BLOCK, BLOCK) == 0);
+	expect_blocks(diff_of(0, "s1", NULL), tail);
+	detach(0);
+	expect_blocks(diff_of(0, NULL, "s1"), tail);
+	close_store();
+	finish();
+}
+
+/* DF-5 */
+Test(engine_diff, what_a_reference_point_saved_counts)
+{
+	struct asking a = {.result = 0};
+	struct eng_blocks *extra;
+	struct expected e = {.first = {9, 100}, .count = {1, 3}, .n = 2};
+
+	begin(1, SIZE);
+	attach(0, 0);
+	must(do_write(0, 1, 0, BLOCK) == 0);
+	must(snapshot("s1") == 0);
+	must(do_write(0, 2, 9 * BLOCK, BLOCK) == 0);
+	must(eng_blocks_create(&extra) == 0);
+	must(eng_blocks_add_range(extra, 100, 3) == 0);
+	a.from = state_of(0, "s1");
+	a.from.extra = extra;
+	must(eng_catalog_get_disk(store->catalog, "a", "d0", &a.disk) == 0);
+	must(run(&a) == 0);
+	expect_blocks(a.set, e);
+	eng_blocks_destroy(extra);
+	detach(0);
+	close_store();
+	finish();
+}
+
+/* DF-7: its worker would wait for itself; a layer that is gone is an error, not an empty answer. */
+Test(engine_diff, an_error_where_nothing_can_be_told)
+{
+	struct eng_blocks *set = NULL;
+	struct asking a = {.result = 0};
+
+	begin(1, SIZE);
+	attach(0, 0);
+	must(snapshot("s1") == 0);
+	must(eng_catalog_get_disk(store->catalog, "a", "d0", &a.disk) == 0);
+	a.from = state_of(0, "s1");
+	cr_expect_eq(eng_diff(store, &a.disk, &a.from, &a.to, &err, &set), -EDEADLK);
+	eng_store_new_id(store, &a.from.layer);
+	cr_expect_lt(run(&a), 0);
+	cr_expect_null(a.set);
+	detach(0);
+	close_store();
+	finish();
+}
+
+/* --- at random --- */
+
+static void start_state(const char *name)
+{
+	struct state *s = &states[count];
+
+	memset(s, 0, sizeof(*s));
+	if (name)
+		snprintf(s->name, sizeof(s->name), "%s", name);
+}
+
+static void write_some(void)
+{
+	struct state *now = &states[count];
+
+	for (uint64_t i = rnd(30); i > 0; i--) {
+		uint64_t unit = rnd(2) ? BLOCK : 512, length = (1 + rnd(rnd(10) ? 12 : 900)) * unit;
+		uint64_t offset = rnd((SIZE - length) / unit) * unit;
+		unsigned k = (unsigned)rnd(10);
+
+		must((k < 7 ? do_write(0, ++next_n, offset, length)
+			    : do_op(0, k == 7 ? ENG_DISCARD : ENG_WRITE_ZEROES, 0, offset,
+				    length)) == 0);
+		memset(now->written + offset / BLOCK, 1,
+		       (offset + length - 1) / BLOCK - offset / BLOCK + 1);
+	}
+}
+
+static void take(void)
+{
+	char name[16];
+
+	if (count + 1 == STATES)
+		return;
+	snprintf(name, sizeof(name), "s%lu", ++made);
+	must(snapshot(name) == 0);
+	strcpy(states[count].name, name);
+	count++;
+	start_state(NULL);
+}
+
+static void drop(void)
+{
+	struct cat_job none = {.type = 0};
+	unsigned i = count ? (unsigned)rnd(count) : 0;
+	bool marked;
+
+	if (!count)
+		return;
+	must(eng_store_delete_snapshot(store, "c", states[i].name, &none, &marked, &err) == 0);
+	for (uint64_t b = 0; b < BLOCKS; b++)
+		states[i + 1].written[b] |= states[i].written[b];
+	memmove(&states[i], &states[i + 1], (count - i) * sizeof(states[0]));
+	count--;
+	states[count].name[0] = 0;
+}
+
+static int mark_found(void *arg, uint64_t first, uint64_t n)
+{
+	must(first + n <= BLOCKS);
+	memset((uint8_t *)arg + first, 1, n);
+	return 0;
+}
+
+static void compare(unsigned from, unsigned to)
+{
+	struct eng_blocks *set = diff_of(0, from == count ? NULL : states[from].name,
+					 to == count ? NULL : states[to].name);
+	unsigned low = from < to ? from : to, high = from < to ? to : from;
+	uint8_t found[BLOCKS] = {0}, want[BLOCKS] = {0};
+
+	for (unsigned i = low + 1; i <= high; i++)
+		for (uint64_t b = 0; b < BLOCKS; b++)
+			want[b] |= states[i].written[b];
+	must(eng_blocks_each(set, 0, UINT64_MAX, mark_found, found) == 0);
+	for (uint64_t b = 0; b < BLOCKS; b++)
+		cr_assert_eq(found[b], want[b],
+			     "VMIMG_SEED=%lu: block %lu of %s..%s: %d, expected %d", seed, b,
+			     states[from].name, states[to].name, found[b], want[b]);
+	eng_blocks_destroy(set);
+}
+
+static void reopen(void)
+{
+	if (disk[0])
+		detach(0);
+	close_store();
+	open_store();
+}
+
+static void step(void)
+{
+	unsigned k = (unsigned)rnd(20);
+
+	if (k < 7) {
+		if (!disk[0])
+			attach(0, 0);
+		write_some();
+	} else if (k < 10) {
+		take();
+	} else if (k < 12) {
+		drop();
+	} else if (k == 12 && disk[0]) {
+		detach(0);
+	} else if (k == 13) {
+		reopen();
+	} else if (k == 14) {
+		turn_for(20 * MS);
+	} else {
+		compare((unsigned)rnd(count + 1), (unsigned)rnd(count + 1));
+	}
+}
+
+/* DF-1, DF-3, DF-4 with folds (FO-5): exact, whatever has become of the layers. */
+Test(engine_diff, equals_what_was_written, .timeout = 600)
+{
+	const char *given = getenv("VMIMG_SEED"), *seconds = getenv("VMIMG_TEST_SECONDS");
+	uint64_t end;
+
+	seed = given ? strtoull(given, NULL, 10) : (uint64_t)time(NULL);
+	rng = seed;
+	begin_in("/dev/shm");
+	options.no_folds = false;
+	options.fold_rate = UINT64_MAX;
+	open_store();
+	make_collection("c", "a");
+	make_disk(0, SIZE, 0);
+	attach(0, 0);
+	start_state(NULL);
+	end = eng_io_now_ns(machine) + (seconds ? strtoull(seconds, NULL, 10) : 20) * SECOND / 4;
+	while (eng_io_now_ns(machine) < end)
+		step();
+	if (disk[0])
+		detach(0);
+	close_store();
+	finish();
+}
