@@ -14,7 +14,8 @@
 #define REQUEST_MAX (64u << 10) /* CP-1 */
 #define DEPTH_MAX   8u
 
-static const struct api_method *const tables[] = {api_snapshot_methods, api_element_methods};
+static const struct api_method *const tables[] = {api_snapshot_methods, api_element_methods,
+						  api_keep_methods};
 
 /* --- what a method asks for --- */
 

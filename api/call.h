@@ -11,7 +11,7 @@
 
 #include "api/service.h"
 
-#define API_PARAMS_MAX 8
+#define API_PARAMS_MAX 10
 
 enum api_param_type {
 	API_TEXT,
@@ -71,5 +71,6 @@ int64_t api_call_describe(struct api_call *call, enum vmimg_kind kind, const cha
 /* Tables, each ended by a method without a name. */
 extern const struct api_method api_element_methods[];  /* call_elements.c */
 extern const struct api_method api_snapshot_methods[]; /* call_snapshot.c */
+extern const struct api_method api_keep_methods[];     /* call_keep.c */
 
 #endif

@@ -243,7 +243,7 @@ static int snapshot_document(struct vmimg_service *svc, const void *row, json_t 
 	const struct cat_snapshot *snap = row;
 	struct cat_snapshot_disk *disks = NULL;
 	struct cat_snapshot_guest *guests = NULL;
-	json_t *doc, *members, *frozen;
+	json_t *doc, *members, *frozen, *holds = NULL;
 	size_t count = 0, nguests = 0;
 	int r;
 
@@ -257,8 +257,11 @@ static int snapshot_document(struct vmimg_service *svc, const void *row, json_t 
 		json_array_append_new(frozen, snapshot_guest(&guests[i]));
 	free(guests);
 	r = eng_catalog_list_snapshot_disks(svc->store->catalog, &snap->id, &disks, &count);
+	if (r == 0)
+		r = api_json_holds(svc, &snap->id, &holds);
 	if (r < 0) {
 		json_decref(frozen);
+		free(disks);
 		return r;
 	}
 	members = json_array();
@@ -268,6 +271,7 @@ static int snapshot_document(struct vmimg_service *svc, const void *row, json_t 
 	doc = snapshot_facts(snap);
 	json_object_set_new(doc, "guests", frozen);
 	json_object_set_new(doc, "members", members);
+	json_object_set_new(doc, "holds", holds);
 	*ret = doc;
 	return 0;
 }

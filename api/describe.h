@@ -20,6 +20,9 @@ int api_json_rows(struct vmimg_service *svc, const void *rows, size_t count, siz
 		  int (*fn)(struct vmimg_service *svc, const void *row, json_t **ret),
 		  json_t **ret);
 
+/* --- hold.c: [{tag, created}] --- */
+int api_json_holds(struct vmimg_service *svc, const struct fmt_uuid *snapshot, json_t **ret);
+
 /* --- tree.c --- */
 int api_store_document(struct vmimg_service *svc, json_t **ret);
 int api_tree_document(struct vmimg_service *svc, json_t **ret);

@@ -62,8 +62,11 @@ uint32_t vmimg_destroy_snapshot(struct vmimg_service *svc, const char *snapshot,
 	if (r < 0 && marked)
 		return fail_marked(err, r, &why, snapshot);
 	if (r < 0)
-		return api_answer_why(err, r == -ENOENT ? VMIMG_INVALID_PARAMETER : VMIMG_FAILED, r,
-				      &why, snapshot);
+		return api_answer_why(err,
+				      r == -ENOENT  ? VMIMG_INVALID_PARAMETER
+				      : r == -EBUSY ? VMIMG_INVALID_STATE
+						    : VMIMG_FAILED,
+				      r, &why, snapshot);
 	if (api_events_wanted(svc->events))
 		api_event_post(svc->events, "snapshot",
 			       json_pack("{s:s, s:s}", "change", "deleted", "snapshot", snapshot));

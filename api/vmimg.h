@@ -237,6 +237,39 @@ VMIMG_API uint32_t vmimg_check_snapshot(struct vmimg_service *svc, const char *c
 VMIMG_API uint32_t vmimg_destroy_snapshot(struct vmimg_service *svc, const char *snapshot,
 					  struct vmimg_job **job, struct vmimg_error *err);
 
+/*
+ * A hold keeps "COLLECTION@NAME" from being deleted, converted or pruned as long as it is there
+ * (spec/space.md HD-*). @tag: a name; a snapshot may have many. 0: durable; 4: no such snapshot,
+ * held by that tag already, or not held by it; 2, 5: @err says why. Any thread. Listed in the
+ * snapshot's document (DS-8).
+ */
+VMIMG_API uint32_t vmimg_hold_snapshot(struct vmimg_service *svc, const char *snapshot,
+				       const char *tag, struct vmimg_error *err);
+VMIMG_API uint32_t vmimg_release_snapshot(struct vmimg_service *svc, const char *snapshot,
+					  const char *tag, struct vmimg_error *err);
+
+/*
+ * What vmimg_prune_snapshots() keeps: of the newest, and the newest one of each period; 0: not
+ * asked for.
+ */
+struct vmimg_prune {
+	uint32_t size_of; /* sizeof(struct vmimg_prune) */
+	uint32_t keep_last, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly;
+	bool automatic; /* automatic snapshots may go, too */
+	bool dry_run;   /* decide, delete nothing */
+};
+/*
+ * Deletes those of the collection's snapshots that no rule keeps, oldest first (spec/space.md
+ * RT-*); never held ones, nor those being read. Periods are of the local time zone. *@json:
+ * {"collection", "dry_run", "kept", "deleted", "snapshots": [{"snapshot", "snapshot_id", "created",
+ * "keep", "reasons", "deleted"}]}, newest first; vmimg_free(). 0; 4: no rule, no such collection;
+ * 2, 5: the deletion that failed ended it. Any thread but a queue's; takes as long as so many
+ * vmimg_destroy_snapshot().
+ */
+VMIMG_API uint32_t vmimg_prune_snapshots(struct vmimg_service *svc, const char *collection,
+					 const struct vmimg_prune *how, struct vmimg_error *err,
+					 char **json);
+
 /* --- jobs (CIM_ConcreteJob) --- */
 enum vmimg_job_state {
 	VMIMG_JOB_NEW = 2,

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "engine/fold.h"
+#include "engine/hold.h"
 #include "engine/store.h"
 
 #define BUSY_NS (30ull * 1000000000) /* longest wait for a cut to end */
@@ -223,6 +224,7 @@ static int attach_snapshot(struct eng_store *store, struct eng_queue *queue, cha
 {
 	struct cat_snapshot_disk row;
 	struct eng_layer **layers = NULL;
+	struct eng_disk *disk = NULL;
 	struct eng_entry *entry;
 	size_t n = 0;
 	int r = find_snapshot_disk(store, collection, snapshot, vm, name, &row, err);
@@ -237,14 +239,21 @@ static int attach_snapshot(struct eng_store *store, struct eng_queue *queue, cha
 	if (r == 0)
 		r = open_chain(store, &row.layer, false, err, &layers, &n);
 	if (r == 0) {
-		r = make_disk(entry, queue, row.size, true, layers, n, err, ret);
+		r = make_disk(entry, queue, row.size, true, layers, n, err, &disk);
 		if (r == 0)
 			free(layers);
 		else
 			put_layers(layers, n);
 	}
+	if (r == 0) {
+		r = eng_store_reading_begin(store, disk, &row.snapshot);
+		if (r < 0)
+			eng_disk_destroy(disk);
+	}
 	if (r < 0)
 		end_reading(store, entry);
+	else
+		*ret = disk;
 	return r;
 }
 
@@ -515,6 +524,7 @@ static int detach_view(struct eng_disk *disk)
 	if (!view)
 		entry->disk = NULL;
 	pthread_mutex_unlock(&store->lock);
+	eng_store_reading_end(store, disk);
 	eng_disk_destroy(disk);
 	if (view)
 		end_reading(store, entry);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * catalog_holds.c - the catalog's calls of holds (HD-*): tags that keep a snapshot from being deleted. Rules
- * as in catalog_rows.c.
+ * catalog_holds.c - the catalog's calls of holds (HD-*): tags that keep a snapshot from being
+ * deleted. Rules as in catalog_rows.c.
  */
 #include "engine/catalog.h"
 #include "engine/catalog_impl.h"

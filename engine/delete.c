@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "engine/fold.h"
+#include "engine/hold.h"
 #include "engine/store.h"
 
 #define COMPLETED 7
@@ -31,6 +32,11 @@ static int mark(struct eng_store *store, const char *collection, const char *nam
 		eng_catalog_rollback(cat);
 		return fmt_fail(err, r, "%s@%s: %s", collection, name,
 				r == -ENOENT ? "no such snapshot" : strerror(-r));
+	}
+	r = eng_store_check_held(cat, ret, err); /* HD-2 */
+	if (r < 0) {
+		eng_catalog_rollback(cat);
+		return r;
 	}
 	ret->state = CAT_SNAPSHOT_DELETING;
 	eng_catalog_put_snapshot(cat, ret);

@@ -20,6 +20,7 @@
 #include "engine/pool.h"
 
 struct eng_folder;
+struct eng_reading;
 struct eng_snapshot;
 
 struct eng_store_options {
@@ -73,6 +74,7 @@ struct eng_store {
 	bool standby_coming;    /* lock */
 	bool checkpoint_coming; /* lock */
 	_Atomic bool unsettled; /* a cut's rows could not be taken back: the next open recovers */
+	struct eng_reading *readings; /* lock: attached snapshots' disks (hold.c) */
 	struct eng_snapshot *cuts; /* creates from their check to their end (CU-4) */
 	uint64_t journal_key;      /* of this directory: a copied store has another */
 };

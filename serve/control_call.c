@@ -231,6 +231,29 @@ static char *release_collection(struct srv_server *server, const json_t *request
 	return busy;
 }
 
+/* Exports that nobody uses would count as readers (RT-5); with used ones their snapshots stay. */
+static char *release_unused(struct srv_server *server, const json_t *request)
+{
+	const char *collection = param(request, "Collection");
+	char *text = NULL;
+	json_t *list, *snapshot;
+	size_t i;
+
+	if (!collection || !*collection ||
+	    vmimg_list(server->svc, VMIMG_KIND_SNAPSHOT, collection, NULL, &text) < 0)
+		return NULL;
+	list = json_loads(text, 0, NULL);
+	vmimg_free(text);
+	json_array_foreach (list, i, snapshot) {
+		const char *name = json_string_value(json_object_get(snapshot, "snapshot"));
+
+		if (name)
+			srv_exports_release(server->exports, name);
+	}
+	json_decref(list);
+	return NULL;
+}
+
 static void tell_resized(struct srv_server *server, const json_t *request)
 {
 	srv_exports_resized(server->exports, param(request, "Disk"));
@@ -264,6 +287,7 @@ static const struct hook {
 	{"DeleteDisk", release_disk, follow_disk},
 	{"ResizeDisk", NULL, tell_resized},
 	{"DestroySnapshot", release_snapshot, NULL},
+	{"PruneSnapshots", release_unused, NULL},
 	{"RenameCollection", release_collection, NULL},
 };
 
