@@ -223,6 +223,7 @@ static json_t *snapshot_facts(const struct cat_snapshot *snap)
 				  (json_int_t)snap->max_write_latency_ns, "freeze_ns",
 				  (json_int_t)snap->freeze_ns);
 
+	json_object_set_new(doc, "automatic", json_boolean(snap->automatic));
 	json_object_set_new(doc, "cut_time", api_json_time(snap->cut_wall_ns));
 	json_object_update(doc, times);
 	json_decref(times);

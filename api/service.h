@@ -66,5 +66,8 @@ bool api_name_is_valid(const char *name);
 int api_name_split(const char *text, char sep, char left[CAT_NAME_MAX], char right[CAT_NAME_MAX]);
 /* "LEFT<sep>RIGHT" into @buf. */
 void api_name_join(char buf[CAT_NS_MAX], const char *left, char sep, const char *right);
+/* A free snapshot name of the collection: "PREFIX-YYYYMMDD-HHMMSS" (CSN-5); snapshot.c. */
+void api_name_by_time(struct vmimg_service *svc, const char *collection, const char *prefix,
+		      char ret[CAT_NAME_MAX]);
 
 #endif

@@ -99,14 +99,16 @@ static bool name_is_taken(struct vmimg_service *svc, const char *collection, con
 	       snap.state != CAT_SNAPSHOT_INTENT;
 }
 
-static void default_name(struct vmimg_service *svc, const char *collection, char ret[CAT_NAME_MAX])
+void api_name_by_time(struct vmimg_service *svc, const char *collection, const char *prefix,
+		      char ret[CAT_NAME_MAX])
 {
 	time_t now = (time_t)(eng_io_wall_ns(svc->io) / 1000000000);
-	char stem[32] = "s-";
+	char date[24], stem[48];
 	struct tm tm;
 
 	gmtime_r(&now, &tm);
-	strftime(stem, sizeof(stem), "s-%Y%m%d-%H%M%S", &tm);
+	strftime(date, sizeof(date), "%Y%m%d-%H%M%S", &tm);
+	snprintf(stem, sizeof(stem), "%.16s-%s", prefix, date);
 	snprintf(ret, CAT_NAME_MAX, "%s", stem);
 	for (unsigned n = 2; eng_catalog_get_snapshot(catalog_of(svc), collection, ret,
 						      &(struct cat_snapshot){0}) == 0;
@@ -186,7 +188,7 @@ static uint32_t read_request(struct vmimg_service *svc, const char *collection,
 	if (code)
 		return code;
 	if (!spec->name[0])
-		default_name(svc, collection, spec->name);
+		api_name_by_time(svc, collection, "s", spec->name);
 	eng_store_new_id(svc->store, &spec->id);
 	snprintf(spec->element_name, sizeof(spec->element_name), "%s",
 		 s.element_name[0] ? s.element_name : spec->name);

@@ -270,6 +270,20 @@ VMIMG_API uint32_t vmimg_prune_snapshots(struct vmimg_service *svc, const char *
 					 const struct vmimg_prune *how, struct vmimg_error *err,
 					 char **json);
 
+/*
+ * ApplySnapshot: brings the disks of "COLLECTION@NAME" back to it, all at once (spec/branch.md AS-*);
+ * instant whatever their size. @settings: JSON object or NULL (or ""): KeepState (default true: the state
+ * that is left becomes a snapshot, so that the revert can be undone), KeptName (of that one; "": made).
+ * 0: done, durably, with *@json {"snapshot", "kept" (name or null), "kept_id", "disks", "untouched":
+ * [disks that the snapshot does not hold], "removed_layers", "prepare_ns", "commit_ns", "total_ns"}, for
+ * vmimg_free(). 4: no such snapshot, bad settings, KeptName taken; 5: a disk is attached, in a running
+ * create, unusable, or of no member any more (@err names it); 2: others. Nothing was changed then.
+ * @json, @job NULL are fine; *@job has ended, release with vmimg_job_put(). Any thread but a queue's.
+ */
+VMIMG_API uint32_t vmimg_apply_snapshot(struct vmimg_service *svc, const char *snapshot,
+					const char *settings, char **json, struct vmimg_job **job,
+					struct vmimg_error *err);
+
 /* --- jobs (CIM_ConcreteJob) --- */
 enum vmimg_job_state {
 	VMIMG_JOB_NEW = 2,
@@ -304,6 +318,7 @@ enum vmimg_request_return {
 };
 
 #define VMIMG_JOB_TYPE_MERGE               50
+#define VMIMG_JOB_TYPE_APPLY_SNAPSHOT      71
 #define VMIMG_JOB_TYPE_DELETE_SNAPSHOT     72
 #define VMIMG_JOB_TYPE_SNAPSHOT_COLLECTION 198
 #define VMIMG_EFFECT_CREATE                5

@@ -51,6 +51,7 @@ extern const struct cli_verb cli_disk_verbs[];
 extern const struct cli_verb cli_collection_verbs[];
 extern const struct cli_verb cli_snapshot_verbs[];
 extern const struct cli_verb cli_keep_verbs[];
+extern const struct cli_verb cli_branch_verbs[];
 extern const struct cli_verb cli_job_verbs[];
 extern const struct cli_verb cli_tree_verbs[];
 extern const struct cli_verb cli_check_verbs[];

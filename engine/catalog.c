@@ -61,8 +61,9 @@ static const char *const schema[] = {
 	"collection BLOB NOT NULL REFERENCES collections" DEFERRED ", name TEXT NOT NULL, "
 	"element_name TEXT NOT NULL, state INTEGER NOT NULL, type INTEGER NOT NULL, "
 	"consistency INTEGER NOT NULL, guest_backup_type INTEGER NOT NULL, "
-	"disks INTEGER NOT NULL, skipped INTEGER NOT NULL, created_ns INTEGER NOT NULL, "
-	"cut_wall_ns INTEGER NOT NULL, cut_ns INTEGER NOT NULL, prepare_ns INTEGER NOT NULL, "
+	"disks INTEGER NOT NULL, skipped INTEGER NOT NULL, automatic INTEGER NOT NULL, "
+	"created_ns INTEGER NOT NULL, cut_wall_ns INTEGER NOT NULL, cut_ns INTEGER NOT NULL, "
+	"prepare_ns INTEGER NOT NULL, "
 	"drain_ns INTEGER NOT NULL, harden_ns INTEGER NOT NULL, total_ns INTEGER NOT NULL, "
 	"max_write_latency_ns INTEGER NOT NULL, freeze_ns INTEGER NOT NULL, "
 	"UNIQUE (collection, name)) STRICT",

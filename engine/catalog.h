@@ -87,6 +87,7 @@ struct cat_snapshot {
 	uint8_t consistency; /* 1 application, 2 crash */
 	uint8_t guest_backup_type;
 	uint32_t disks, skipped; /* members; independent disks left out */
+	bool automatic;          /* kept by a revert (AS-4) */
 	int64_t created_ns, cut_wall_ns;
 	uint64_t cut_ns, prepare_ns, drain_ns, harden_ns, total_ns, max_write_latency_ns;
 	uint64_t freeze_ns;
@@ -300,6 +301,9 @@ int eng_catalog_list_layers(struct eng_catalog *cat, const struct fmt_uuid *disk
 /* Layers whose parent it is, of whatever disk. */
 int eng_catalog_list_children(struct eng_catalog *cat, const struct fmt_uuid *layer,
 			      struct cat_layer **ret, size_t *count);
+/* The disk's hardened layers that nothing refers to: no layer, snapshot or head (GB-1). Newest first. */
+int eng_catalog_list_garbage(struct eng_catalog *cat, const struct fmt_uuid *disk,
+			     struct cat_layer **ret, size_t *count);
 int eng_catalog_list_collections(struct eng_catalog *cat, struct cat_collection **ret,
 				 size_t *count);
 int eng_catalog_list_members(struct eng_catalog *cat, const struct fmt_uuid *coll,

@@ -442,6 +442,12 @@ int eng_catalog_list_children(struct eng_catalog *cat, const struct fmt_uuid *la
 	return eng_catalog_run_list(cat, LIST_CHILDREN, (struct cat_key){.id = layer}, ret, count);
 }
 
+int eng_catalog_list_garbage(struct eng_catalog *cat, const struct fmt_uuid *disk,
+			      struct cat_layer **ret, size_t *count)
+{
+	return eng_catalog_run_list(cat, LIST_GARBAGE, (struct cat_key){.id = disk}, ret, count);
+}
+
 int eng_catalog_list_collections(struct eng_catalog *cat, struct cat_collection **ret,
 				 size_t *count)
 {

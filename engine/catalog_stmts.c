@@ -126,6 +126,7 @@ static const struct col snapshot_cols[] = {
 	UINT(cat_snapshot, guest_backup_type, 0, UINT8_MAX),
 	UINT(cat_snapshot, disks, 0, UINT32_MAX),
 	UINT(cat_snapshot, skipped, 0, UINT32_MAX),
+	BOOL(cat_snapshot, automatic),
 	INT(cat_snapshot, created_ns),
 	INT(cat_snapshot, cut_wall_ns),
 	UINT(cat_snapshot, cut_ns, 0, INT64_MAX),
@@ -267,6 +268,14 @@ static const struct {
 	[LIST_VM_DISKS] = {&disks, "WHERE t.vm = ?1 ORDER BY t.position, t.name"},
 	[LIST_LAYERS] = {&layers, "ORDER BY t.disk, t.generation, t.rowid"},
 	[LIST_DISK_LAYERS] = {&layers, "WHERE t.disk = ?1 ORDER BY t.generation, t.rowid"},
+	/* GB-1: whatever may refer to a layer is asked here. */
+	[LIST_GARBAGE] = {&layers,
+			  "WHERE t.disk = ?1 AND t.state >= 3 "
+			  "AND NOT EXISTS (SELECT 1 FROM layers WHERE parent = t.id) "
+			  "AND NOT EXISTS (SELECT 1 FROM snapshot_disks WHERE layer = t.id) "
+			  "AND NOT EXISTS (SELECT 1 FROM refpoint_disks WHERE layer = t.id) "
+			  "AND NOT EXISTS (SELECT 1 FROM disks WHERE head = t.id) "
+			  "ORDER BY t.generation DESC, t.rowid"},
 	[LIST_CHILDREN] = {&layers, "WHERE t.parent = ?1 ORDER BY t.generation, t.rowid"},
 	[LIST_COLLECTIONS] = {&collections, "ORDER BY t.name"},
 	[LIST_MEMBERS] = {&vms, "JOIN members m ON m.vm = t.id WHERE m.collection = ?1 "

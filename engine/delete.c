@@ -13,6 +13,7 @@
 
 #include "engine/fold.h"
 #include "engine/hold.h"
+#include "engine/garbage.h"
 #include "engine/store.h"
 
 #define COMPLETED 7
@@ -113,8 +114,21 @@ static int unbind_all(struct eng_store *store, const struct cat_snapshot *snap,
 	return r;
 }
 
-static int finish(struct eng_store *store, const struct cat_snapshot *snap, struct cat_job *job,
-		  struct fmt_error *err)
+/* GB-2: a branch's end that only this snapshot held goes with it, unless somebody reads it. */
+static int remove_garbage(struct eng_store *store, const struct cat_snapshot_disk *members,
+			  size_t n, struct eng_garbage *garbage)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < n; i++)
+		if (!members[i].skipped && !eng_garbage_is_read(store, &members[i].disk))
+			r = eng_garbage_rows(store, &members[i].disk, garbage);
+	return r;
+}
+
+static int finish(struct eng_store *store, const struct cat_snapshot *snap,
+		  const struct cat_snapshot_disk *members, size_t n, struct cat_job *job,
+		  struct eng_garbage *garbage, struct fmt_error *err)
 {
 	struct eng_catalog *cat = store->catalog;
 	int r = eng_catalog_begin(cat);
@@ -122,6 +136,11 @@ static int finish(struct eng_store *store, const struct cat_snapshot *snap, stru
 	if (r < 0)
 		return r;
 	eng_catalog_remove_snapshot(cat, &snap->id);
+	r = remove_garbage(store, members, n, garbage);
+	if (r < 0) {
+		eng_catalog_rollback(cat);
+		return r;
+	}
 	if (!fmt_uuid_is_none(&job->id)) {
 		job->state = COMPLETED;
 		job->percent = 100;
@@ -138,6 +157,7 @@ int eng_store_delete_snapshot(struct eng_store *store, const char *collection, c
 			      struct cat_job *job, bool *marked, struct fmt_error *err)
 {
 	struct cat_snapshot_disk *members = NULL;
+	struct eng_garbage garbage = {0};
 	struct cat_snapshot snap;
 	size_t n = 0;
 	int r = mark(store, collection, name, job, &snap, err);
@@ -148,7 +168,10 @@ int eng_store_delete_snapshot(struct eng_store *store, const char *collection, c
 	if (r == 0)
 		r = unbind_all(store, &snap, members, n, err);
 	if (r == 0)
-		r = finish(store, &snap, job, err);
+		r = finish(store, &snap, members, n, job, &garbage, err);
+	if (r == 0)
+		eng_garbage_files(store, &garbage);
+	eng_garbage_fini(&garbage);
 	for (size_t i = 0; r == 0 && i < n; i++)
 		eng_folder_want(store->folder, &members[i].disk);
 	free(members);

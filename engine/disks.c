@@ -408,7 +408,7 @@ static int delete_rows(struct eng_store *store, const struct cat_disk *disk,
 }
 
 /* An in-place base is the user's file and stays; its sidecar goes. */
-static void delete_files(struct eng_store *store, const struct cat_layer *layers, size_t n)
+void eng_store_remove_files(struct eng_store *store, const struct cat_layer *layers, size_t n)
 {
 	static const char *const suffixes[] = {"vmo", "vmr", "raw", "qcow2"};
 
@@ -445,7 +445,7 @@ static int delete_claimed(struct eng_entry *entry, const struct cat_disk *disk,
 		eng_pool_drain(store->pool); /* a seal may have a file open */
 		eng_io_close(store->io, entry->base_lock);
 		entry->base_lock = NULL;
-		delete_files(store, layers, n);
+		eng_store_remove_files(store, layers, n);
 	}
 	free(layers);
 	return r;

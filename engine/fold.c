@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "engine/fold_impl.h"
+#include "engine/garbage.h"
 
 #define FOLD_RATE (64ull << 20)       /* bytes a second */
 #define PEACE_NS  (5 * 1000000000ull) /* nothing new for so long: everything is folded */
@@ -85,7 +86,10 @@ static void look_at(struct eng_folder *folder, const struct want *w)
 {
 	uint64_t now = eng_io_now_ns(folder->store->io);
 	bool patient = now - w->since_ns < PEACE_NS, later = false;
-	int r = eng_fold_disk(folder, &w->disk, patient, &later);
+	int r = eng_garbage_sweep(folder->store, &w->disk);
+
+	if (r == 0)
+		r = eng_fold_disk(folder, &w->disk, patient, &later);
 
 	pthread_mutex_lock(&folder->lock);
 	folder->stats.active = false;

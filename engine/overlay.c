@@ -117,7 +117,7 @@ static void op_write(struct batch_op *bo, struct eng_file *file, void *buf, size
 static int spec_of(struct eng_store *store, const struct eng_member *m, struct eng_layer_spec *spec,
 		   char **path)
 {
-	struct eng_disk *disk = m->entry->disk;
+	struct eng_disk *disk = m->branch ? NULL : m->entry->disk;
 
 	memset(spec, 0, sizeof(*spec));
 	eng_store_new_id(store, &spec->layer);
@@ -127,8 +127,8 @@ static int spec_of(struct eng_store *store, const struct eng_member *m, struct e
 	spec->path = *path;
 	spec->store = store->id;
 	spec->disk = m->disk.id;
-	spec->parent = m->tail->id;
-	spec->generation = m->tail->generation + 1;
+	spec->parent = m->branch ? m->parent : m->tail->id;
+	spec->generation = m->branch ? m->generation : m->tail->generation + 1;
 	spec->size = m->disk.size;
 	spec->block_bits = m->disk.block_bits;
 	spec->initial_slots = SLOTS;
@@ -183,7 +183,7 @@ int eng_batch_create_overlays(struct eng_batch *batch, struct eng_member *member
 	int r = ops && heads ? 0 : -ENOMEM;
 
 	for (size_t i = 0; r == 0 && i < count; i++) {
-		if (take_standby(&members[i]))
+		if (!members[i].branch && take_standby(&members[i]))
 			continue;
 		r = create_one(store, &members[i], &heads[n], &len, err);
 		if (r == 0) {

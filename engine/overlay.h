@@ -24,6 +24,9 @@ struct eng_member {
 	bool bounded;   /* the boundary may have been written */
 	bool settled;   /* FROZEN without a boundary, durably (eng_batch_unbound()) */
 	uint32_t index; /* place among the snapshot's disks */
+	bool branch;    /* pending stands on @parent, not on tail, and is made anew (AS-3, CL-2) */
+	struct fmt_uuid parent;
+	uint64_t generation; /* of the branch */
 };
 
 /*

@@ -108,6 +108,10 @@ struct eng_entry *eng_entry_get_locked(struct eng_store *store, const struct fmt
 int eng_entry_claim(struct eng_store *store, const struct fmt_uuid *disk, uint64_t deadline_ns,
 		    struct eng_entry **ret);
 void eng_entry_release(struct eng_entry *entry);
+/* Several disks, all of them or none (claim.c); no disk twice. As above. */
+int eng_store_claim_all(struct eng_store *store, const struct fmt_uuid *disks, size_t count,
+			uint64_t deadline_ns, struct eng_entry **ret);
+void eng_store_release_all(struct eng_entry *const *entries, size_t count);
 /* The newest member layer, opened if need be. The entry is busy by the caller. Borrowed. */
 int eng_entry_tail(struct eng_entry *entry, const struct cat_disk *row, struct fmt_error *err,
 		   struct eng_layer **ret);
@@ -148,6 +152,8 @@ int eng_store_resize_disk(struct eng_store *store, const char *vm, const char *n
 			  struct fmt_error *err);
 int eng_store_delete_disk(struct eng_store *store, const char *vm, const char *name,
 			  struct fmt_error *err);
+/* The store's own files of layers that no row names any more; a base in place stays. */
+void eng_store_remove_files(struct eng_store *store, const struct cat_layer *layers, size_t n);
 /* Allocated bytes of a layer's files, for listings. */
 uint64_t eng_store_layer_bytes(struct eng_store *store, const struct cat_layer *row);
 

@@ -43,6 +43,8 @@ static int find(struct eng_swap *s)
 
 	while (lo < disk->nlayers && !fmt_uuid_equal(&disk->layers[lo]->id, &s->ids[0]))
 		lo++;
+	if (lo == disk->nlayers)
+		return 1; /* of another branch (FO-4) */
 	if (s->count > disk->nlayers - lo)
 		return -ENOENT;
 	s->lo = lo;
@@ -129,6 +131,10 @@ static void msg_start(struct eng_msg *msg)
 	/* A disk without a write since a cut has not looked at its new head yet, nor at what lies between. */
 	eng_disk_promote(disk);
 	r = find(s);
+	if (r > 0) {
+		end(s, 0);
+		return;
+	}
 	if (r == 0)
 		r = span(s, &count);
 	if (r == 0)

@@ -254,6 +254,28 @@ static char *release_unused(struct srv_server *server, const json_t *request)
 	return NULL;
 }
 
+/* A disk of it that nobody uses is detached first; one with users is the library's to refuse (AS-2). */
+static char *release_members(struct srv_server *server, const json_t *request)
+{
+	const char *name = param(request, "SnapshotCollection");
+	json_t *snapshot, *member;
+	char *text = NULL;
+	size_t i;
+
+	if (!name || vmimg_describe(server->svc, VMIMG_KIND_SNAPSHOT, name, NULL, &text) < 0)
+		return NULL;
+	snapshot = json_loads(text, 0, NULL);
+	vmimg_free(text);
+	json_array_foreach (json_object_get(snapshot, "members"), i, member) {
+		const char *disk = json_string_value(json_object_get(member, "disk"));
+
+		if (disk)
+			srv_exports_release(server->exports, disk);
+	}
+	json_decref(snapshot);
+	return NULL;
+}
+
 static void tell_resized(struct srv_server *server, const json_t *request)
 {
 	srv_exports_resized(server->exports, param(request, "Disk"));
@@ -289,6 +311,7 @@ static const struct hook {
 	{"DestroySnapshot", release_snapshot, NULL},
 	{"PruneSnapshots", release_unused, NULL},
 	{"RenameCollection", release_collection, NULL},
+	{"ApplySnapshot", release_members, NULL},
 };
 
 static char *answer_library(struct srv_server *server, const struct hook *hook,

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * call_branch.c - the methods that make branches: revert, clone, flatten (CP-*, section 2 of
+ * spec/control.md). Any thread.
+ */
+#include "api/call.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NAME_BYTES 1024u
+
+/* Settings as text, malloced; "" when none are given, NULL when memory is short. */
+static char *settings_text(const struct api_call *call, unsigned index)
+{
+	const json_t *settings = call->values[index];
+
+	if (json_is_object(settings))
+		return json_dumps(settings, JSON_COMPACT);
+	return strdup(settings ? json_string_value(settings) : "");
+}
+
+/* What the library said, with the job's state beside it; takes @text. */
+static int64_t give(struct api_call *call, char *text, struct vmimg_job *job)
+{
+	json_t *said = text ? json_loads(text, 0, NULL) : NULL;
+	struct vmimg_job_info info = {0};
+
+	if (job)
+		vmimg_job_info(job, &info);
+	vmimg_job_put(job);
+	vmimg_free(text);
+	if (!said)
+		return -ENOMEM;
+	call->result = json_pack("{s:i, s:s, s:i, s:o}", "ReturnValue", 0, "Job", info.instance_id,
+				 "JobState", info.job_state, "Result", said);
+	return 0;
+}
+
+static const struct api_blame about_apply[] = {
+	{"settings:", 1},
+	{"snapshot:", 0},
+	{NULL, 0},
+};
+
+static int64_t apply_snapshot(struct api_call *call)
+{
+	char *settings = settings_text(call, 1), *text = NULL;
+	struct vmimg_job *job = NULL;
+	uint32_t code;
+
+	if (!settings)
+		return -ENOMEM;
+	code = vmimg_apply_snapshot(call->svc, api_call_text(call, 0), settings, &text, &job,
+				    &call->error);
+	free(settings);
+	if (code == VMIMG_INVALID_PARAMETER)
+		return api_call_blame_words(call, code, about_apply);
+	return code ? code : give(call, text, job);
+}
+
+#define TEXT(param, is_required)                                                                   \
+	{                                                                                          \
+		.name = (param), .type = API_TEXT, .required = (is_required), .max = NAME_BYTES    \
+	}
+
+const struct api_method api_branch_methods[] = {
+	{"ApplySnapshot",
+	 apply_snapshot,
+	 {TEXT("SnapshotCollection", true), {.name = "ApplySettings", .type = API_SETTINGS}}},
+	{0},
+};

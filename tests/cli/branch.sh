@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# snapshot revert: a collection goes back and forth, and what the command says of it.
+. "$(dirname "$0")/common.bash"
+
+init
+for vm in web db; do
+	v vm create $vm || die "vm"
+	v disk create $vm/root --size=4M || die "disk"
+	noise $vm-1 4M
+	"$VMIMG" disk write $vm/root <$vm-1 || die "write"
+done
+v collection create prod web db || die "collection"
+v snapshot create prod@s1 || die "snapshot"
+for vm in web db; do
+	noise $vm-2 4M
+	"$VMIMG" disk write $vm/root <$vm-2 || die "write"
+done
+v disk create db/new --size=1M || die "disk"
+
+content() { # CLAIM SUFFIX: both disks hold what was written then
+	for vm in web db; do
+		"$VMIMG" disk read $vm/root >back || die "read"
+		same $vm-$2 back "$1: $vm"
+	done
+}
+
+# --- revert ---
+fails 1 '"code": 4' "4: no such snapshot" snapshot revert prod@none --output=json
+fails 1 '"code": 4' "4: no name" snapshot revert prod --output=json
+fails 1 '"code": 4' "4: no name to keep it by" snapshot revert prod@s1 --keep-as=-x --output=json
+fails 2 "exclude" "a contradiction" snapshot revert prod@s1 --keep-as=x --no-keep
+content "nothing has changed" 2
+ok "a revert" snapshot revert prod@s1 --output=json
+has snapshot prod@s1 "to the snapshot"
+has disks 2 "of its disks"
+has return_value 0 "is done"
+has state 7 "with its job"
+kept=$(get kept)
+grep -q '"db/new"' out || die "the disk that the snapshot does not hold is not named"
+job=$(get id)
+ok "the job" job show "$job" --output=json
+has job_type 71 "is an apply"
+ok "the kept state" snapshot show "$kept" --output=json
+has automatic true "is marked"
+content "the disks are back" 1
+"$VMIMG" disk read "$kept/web/root" >back
+same web-2 back "the kept one holds what was left"
+sound "the store is sound"
+ok "undone" snapshot revert "$kept" --keep-as=undone
+content "by a revert to what was kept" 2
+ok "what that left" snapshot show prod@undone --output=json
+has automatic true "was kept by its name"
+fails 1 '"code": 4' "a name that is taken" snapshot revert prod@s1 --keep-as=undone --output=json
+v snapshot list prod --output=json
+before=$(grep -c '"snapshot":' out)
+ok "without keeping" snapshot revert prod@undone --no-keep --output=json
+has kept null "nothing is kept"
+v snapshot list prod --output=json
+is "$(grep -c '"snapshot":' out)" "$before" "no snapshot more"
+content "and it is the old state" 1
+sound "the store is sound"
+ok "kept states can be deleted" snapshot delete "$kept"
+ok "as any snapshot" snapshot delete prod@undone
+content "the disks stay" 1
+sound "and nothing is leaked"
