@@ -166,10 +166,13 @@ void eng_folder_stats(struct eng_folder *folder, struct eng_folder_stats *ret)
 {
 	pthread_mutex_lock(&folder->lock);
 	*ret = folder->stats;
-	ret->active = folder->build != NULL;
-	if (folder->build) {
-		ret->done = atomic_load(&folder->build->done_bytes);
-		ret->total = atomic_load(&folder->build->total_bytes);
+	ret->active = folder->fold != NULL;
+	if (folder->fold && folder->fold->into_base) {
+		ret->done = atomic_load(&folder->fold->copy.done_bytes);
+		ret->total = atomic_load(&folder->fold->copy.total_bytes);
+	} else if (folder->fold) {
+		ret->done = atomic_load(&folder->fold->build.done_bytes);
+		ret->total = atomic_load(&folder->fold->build.total_bytes);
 	}
 	pthread_mutex_unlock(&folder->lock);
 }

@@ -34,6 +34,10 @@ struct eng_folder_stats {
 };
 void eng_folder_stats(struct eng_folder *folder, struct eng_folder_stats *ret);
 
+/* RV-11: what a fold into that base left, whose commit did not happen (fold_base.c). */
+int eng_fold_base_recover(struct eng_store *store, const struct cat_layer *row,
+			  struct fmt_error *err);
+
 /* --- which layers (fold_plan.c; pure) --- */
 #define ENG_FOLD_MAX 256u /* layers joined at once */
 /*
@@ -41,5 +45,7 @@ void eng_folder_stats(struct eng_folder *folder, struct eng_folder_stats *ret);
  * *@first and *@count >= 2. @patient: only where rewriting the largest pays. False: none.
  */
 bool eng_fold_pick(const uint64_t *bytes, size_t n, bool patient, size_t *first, size_t *count);
+/* The same of layers that may go into their base, which takes all of them or none. */
+bool eng_fold_pick_base(const uint64_t *bytes, size_t n, bool patient);
 
 #endif

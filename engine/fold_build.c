@@ -17,12 +17,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/index.h"
+#include "engine/fold_merge.h"
 
-#define WINDOW       (1u << 18) /* blocks merged at a time */
 #define CHUNK        (1u << 20) /* bytes of an input read at a time */
 #define SLEEP_MAX_NS 20000000ull
-#define ZERO         UINT32_MAX /* a window's slot: the block reads as zeros */
 
 struct input {
 	struct eng_layer *layer;
@@ -32,21 +30,12 @@ struct input {
 	uint64_t slots;
 };
 
-struct window {
-	uint16_t *owner; /* input + 1; 0: none */
-	uint32_t *slot;
-	uint64_t first;
-	uint32_t input; /* whose runs are being entered */
-	bool touched;
-};
-
 struct fold {
 	struct eng_fold_build *b;
 	struct fmt_error *err;
 	struct input *inputs;
-	struct window win;
+	struct eng_fold_merge merge;
 	uint32_t bits;
-	uint64_t blocks;
 	struct fmt_run *runs; /* of the result */
 	size_t nruns, cap;
 	uint32_t slots;  /* of the result */
@@ -69,21 +58,6 @@ static int check_stop(const struct fold *f)
 }
 
 /* --- the merge --- */
-
-static int enter_run(void *arg, const struct fmt_run *run)
-{
-	struct fold *f = arg;
-	struct window *w = &f->win;
-
-	for (uint32_t i = 0; i < run->count; i++) {
-		uint64_t at = run->block + i - w->first;
-
-		w->owner[at] = (uint16_t)(w->input + 1);
-		w->slot[at] = run->kind == FMT_RUN_DATA ? run->slot + i : ZERO;
-	}
-	w->touched = true;
-	return 0;
-}
 
 static int add_run(struct fold *f, uint64_t block, uint32_t slot, uint8_t kind)
 {
@@ -110,80 +84,50 @@ static int add_run(struct fold *f, uint64_t block, uint32_t slot, uint8_t kind)
 }
 
 /* FD-3: the newest of each block; zeros only where something beneath would show. */
-static int take_window(struct fold *f, uint64_t count)
+static int take_window(struct fold *f)
 {
-	struct window *w = &f->win;
+	struct eng_fold_merge *m = &f->merge;
 	bool over_nothing = fmt_uuid_is_none(&f->b->spec.parent);
 	int r = 0;
 
-	for (uint64_t i = 0; r == 0 && i < count; i++) {
+	for (uint32_t i = 0; r == 0 && i < m->length; i++) {
 		struct input *in;
 
-		if (!w->owner[i])
+		if (!m->owner[i])
 			continue;
-		if (w->slot[i] == ZERO) {
+		if (m->slot[i] == ENG_FOLD_ZERO) {
 			if (!over_nothing)
-				r = add_run(f, w->first + i, FMT_SLOT_NONE, FMT_RUN_ZERO);
+				r = add_run(f, m->first + i, FMT_SLOT_NONE, FMT_RUN_ZERO);
 			continue;
 		}
-		in = &f->inputs[w->owner[i] - 1];
-		if (w->slot[i] >= in->slots || in->goes[w->slot[i]] != FMT_SLOT_NONE)
+		in = &f->inputs[m->owner[i] - 1];
+		if (m->slot[i] >= in->slots || in->goes[m->slot[i]] != FMT_SLOT_NONE)
 			return fmt_fail(f->err, -EUCLEAN,
 					"%s: slot %" PRIu32
 					" is past the last one, or two blocks' (IX-5)",
-					in->layer->path, w->slot[i]);
+					in->layer->path, m->slot[i]);
 		if (f->slots == FMT_SLOT_NONE - 1)
 			return fmt_fail(f->err, -EFBIG,
 					"the folded layer would have too many slots");
-		in->goes[w->slot[i]] = f->slots;
-		r = add_run(f, w->first + i, f->slots++, FMT_RUN_DATA);
+		in->goes[m->slot[i]] = f->slots;
+		r = add_run(f, m->first + i, f->slots++, FMT_RUN_DATA);
 	}
 	return r;
 }
 
-static int note_block(void *arg, const struct fmt_run *run)
-{
-	*(uint64_t *)arg = run->block;
-	return 1;
-}
-
-/* The first block from @from on that an input names; the disk's end where there is none. */
-static int next_block(struct fold *f, uint64_t from, uint64_t *ret)
-{
-	uint64_t first = f->blocks;
-	int r = 0;
-
-	for (uint32_t i = 0; r >= 0 && i < f->b->count && first > from; i++)
-		r = eng_index_each(f->inputs[i].index, from, first - from, note_block, &first,
-				   f->err);
-	*ret = first;
-	return r < 0 ? r : 0;
-}
-
 static int merge(struct fold *f)
 {
-	struct window *w = &f->win;
-	uint64_t next;
-	int r = next_block(f, 0, &next);
+	struct eng_fold_merge *m = &f->merge;
+	uint64_t at = 0;
+	int r;
 
-	while (r == 0 && next < f->blocks) {
-		uint64_t count;
-
-		w->first = next / WINDOW * WINDOW;
-		count = f->blocks - w->first < WINDOW ? f->blocks - w->first : WINDOW;
-
-		if (w->touched)
-			memset(w->owner, 0, WINDOW * sizeof(*w->owner));
-		w->touched = false;
-		for (w->input = 0; r == 0 && w->input < f->b->count; w->input++)
-			r = eng_index_each(f->inputs[w->input].index, w->first, count, enter_run, f,
-					   f->err);
+	while ((r = eng_fold_merge_next(m, at)) > 0) {
+		r = check_stop(f);
 		if (r == 0)
-			r = check_stop(f);
-		if (r == 0 && w->touched)
-			r = take_window(f, count);
-		if (r == 0)
-			r = next_block(f, w->first + count, &next);
+			r = take_window(f);
+		if (r < 0)
+			break;
+		at = m->first + m->length;
 	}
 	return r;
 }
@@ -369,14 +313,18 @@ static int prepare(struct fold *f)
 	int r = 0;
 
 	f->bits = b->spec.block_bits;
-	f->blocks = (b->spec.size + (1ull << f->bits) - 1) >> f->bits;
+	f->merge = (struct eng_fold_merge){
+		.layers = b->inputs,
+		.count = b->count,
+		.blocks = (b->spec.size + (1ull << f->bits) - 1) >> f->bits,
+		.err = f->err,
+	};
 	f->inputs = calloc(b->count, sizeof(*f->inputs));
-	f->win.owner = calloc(WINDOW, sizeof(*f->win.owner));
-	f->win.slot = malloc(WINDOW * sizeof(*f->win.slot));
 	if (posix_memalign((void **)&f->buf, FMT_PAGE, CHUNK))
 		f->buf = NULL;
-	if (!f->inputs || !f->win.owner || !f->win.slot || !f->buf)
+	if (!f->inputs || !f->buf)
 		return no_memory(f);
+	r = eng_fold_merge_init(&f->merge);
 	for (uint32_t i = 0; r == 0 && i < b->count; i++)
 		r = open_input(f, i);
 	return r;
@@ -389,9 +337,8 @@ static void clean_up(struct fold *f)
 		free(f->inputs[i].goes);
 	}
 	eng_io_close(f->b->io, f->out);
+	eng_fold_merge_fini(&f->merge);
 	free(f->inputs);
-	free(f->win.owner);
-	free(f->win.slot);
 	free(f->runs);
 	free(f->csums);
 	free(f->buf);

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fold_impl.h - shared by the files that fold: fold.c (the thread, and what others ask of it) and
- * fold_run.c (one fold). Nobody else includes it.
+ * fold_impl.h - shared by the files that fold: fold.c (the thread, and what others ask of it),
+ * fold_run.c (one fold) and fold_base.c (one into the base). Nobody else includes it.
  */
 #ifndef ENGINE_FOLD_IMPL_H
 #define ENGINE_FOLD_IMPL_H
 
 #include "engine/fold.h"
 #include "engine/fold_build.h"
+#include "engine/fold_copy.h"
 #include "engine/swap.h"
 
 /* A disk that should be looked at. */
@@ -26,9 +27,9 @@ struct eng_folder {
 	pthread_cond_t changed;
 	struct want *wants;
 	bool stop, paused;
-	_Atomic bool cancel;          /* the fold under way */
-	struct fmt_uuid leaving;      /* not to be begun: its files are about to go */
-	struct eng_fold_build *build; /* under way */
+	_Atomic bool cancel;     /* the fold under way */
+	struct fmt_uuid leaving; /* not to be begun: its files are about to go */
+	struct fold *fold;       /* under way: its bytes are being moved */
 	struct eng_folder_stats stats;
 	unsigned swaps; /* posted, their files not removed yet */
 };
@@ -40,11 +41,34 @@ struct fold {
 	size_t count;
 	struct eng_layer **inputs;
 	struct eng_layer *result;
-	struct fmt_uuid *ids;
+	struct fmt_uuid *ids; /* of the layers whose ordinals the result takes */
 	struct eng_fold_build build;
+	bool into_base; /* copied into the layer beneath; @result is that one, opened anew */
+	struct cat_layer base;
+	struct eng_layer *base_layer; /* its headers' */
+	struct eng_fold_copy copy;
 	struct eng_swap swap;
 	struct eng_task removal;
 };
+
+/* Whether @row may be joined with the layer on top of it, *@child (T25). */
+int eng_fold_joins(struct eng_store *store, const struct cat_layer *row, bool *ret,
+		   struct cat_layer *child);
+/* FD-1: adds to @hdr's list the topmost input, and whomever else its children name. */
+int eng_fold_note_replaced(struct fold *f, struct fmt_header *hdr, struct fmt_error *err);
+bool eng_fold_stopped(void *folder);
+
+/* --- into the base (fold_base.c): FO-10 to FO-14 --- */
+/* Whether the @count layers of @run, lowest first, may be copied into the layer beneath: *@base. */
+int eng_fold_base_fits(struct eng_store *store, const struct cat_layer *run, size_t count,
+		       bool *ret, struct cat_layer *base);
+/* Whether none of them is smaller than what it stands on: what a disk had given up would show again. */
+int eng_fold_base_grows(struct eng_store *store, const struct cat_layer *base,
+			const struct cat_layer *run, size_t count, bool *ret);
+/* Does it, durably. Nobody sees it: the inputs mask it. -EBUSY: somebody reads beneath them. */
+int eng_fold_base_copy(struct fold *f, struct fmt_error *err);
+/* The commit, but for what fold_run.c looks at; the disk is claimed. */
+int eng_fold_base_commit(struct fold *f, bool attached, struct fmt_error *err);
 
 /*
  * Folds what there is to fold of the disk. 0: folded, or nothing to fold; -EAGAIN and others: to be tried

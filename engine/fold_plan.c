@@ -4,11 +4,13 @@
  *
  * A fold rewrites all that it joins. A large layer is joined with small ones only when they have come to
  * a quarter of it, or are many, so that each byte is rewritten a bounded number of times however many
- * snapshots come and go; a disk that has been left in peace is folded whole.
+ * snapshots come and go; a disk that has been left in peace is folded whole. What goes into the base is
+ * written once more and never again, so there it need only be worth a commit.
  */
 #include "engine/fold.h"
 
-#define MANY 8u /* layers: more are folded whatever they hold */
+#define MANY 8u            /* layers: more are folded whatever they hold */
+#define MUCH (64ull << 20) /* bytes that go into the base at once */
 
 static bool pays(const uint64_t *bytes, size_t n)
 {
@@ -54,4 +56,13 @@ bool eng_fold_pick(const uint64_t *bytes, size_t n, bool patient, size_t *first,
 		}
 	}
 	return false;
+}
+
+bool eng_fold_pick_base(const uint64_t *bytes, size_t n, bool patient)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+		sum += bytes[i];
+	return !patient || n > MANY || sum >= MUCH;
 }

@@ -19,9 +19,8 @@
 
 /* --- planning --- */
 
-/* Whether @row may be joined with the layer on top of it, *@child (T25). */
-static int joins(struct eng_store *store, const struct cat_layer *row, bool *ret,
-		 struct cat_layer *child)
+int eng_fold_joins(struct eng_store *store, const struct cat_layer *row, bool *ret,
+		   struct cat_layer *child)
 {
 	struct cat_layer *children = NULL;
 	size_t n = 0;
@@ -51,7 +50,7 @@ static int follow(struct eng_store *store, const struct cat_layer *row, struct c
 	run[0] = *row;
 	*count = 1;
 	while (r == 0 && more && *count < ENG_FOLD_MAX) {
-		r = joins(store, &run[*count - 1], &more, &run[*count]);
+		r = eng_fold_joins(store, &run[*count - 1], &more, &run[*count]);
 		*count += r == 0 && more;
 	}
 	return r;
@@ -80,6 +79,43 @@ static bool is_in(const struct cat_layer *rows, size_t n, const struct fmt_uuid 
 	return false;
 }
 
+/* What to do with the @count layers of @run: rows of @f, or none. */
+static int choose(struct fold *f, const struct cat_layer *run, size_t count, bool patient,
+		  bool *later)
+{
+	struct eng_store *store = f->folder->store;
+	uint64_t bytes[ENG_FOLD_MAX];
+	size_t first = 0;
+	bool sealed;
+	int r = eng_fold_base_fits(store, run, count, &f->into_base, &f->base);
+
+	if (r < 0 || (count < 2 && !f->into_base))
+		return r;
+	r = beneath_is_sealed(store, &run[0], &sealed);
+	if (r < 0 || !sealed)
+		return r;
+	for (size_t j = 0; j < count; j++)
+		bytes[j] = eng_store_layer_bytes(store, &run[j]);
+	*later = true;
+	if (f->into_base && !eng_fold_pick_base(bytes, count, patient))
+		return 0;
+	if (f->into_base)
+		r = eng_fold_base_grows(store, &f->base, run, count, &f->into_base);
+	if (r < 0)
+		return r;
+	if (f->into_base)
+		f->count = count;
+	else if (count >= 2)
+		eng_fold_pick(bytes, count, patient, &first, &f->count);
+	if (!f->count)
+		return 0;
+	f->rows = calloc(f->count, sizeof(*f->rows));
+	if (!f->rows)
+		return -ENOMEM;
+	memcpy(f->rows, run + first, f->count * sizeof(*f->rows));
+	return 0;
+}
+
 /*
  * Finds what to fold of the disk: rows of @f, lowest first; none: count 0. *@later: something is worth a
  * fold once the disk is in peace.
@@ -88,30 +124,16 @@ static int plan(struct fold *f, const struct fmt_uuid *disk, bool patient, bool 
 {
 	struct eng_store *store = f->folder->store;
 	struct cat_layer *all = NULL, *run = calloc(ENG_FOLD_MAX, sizeof(*run));
-	uint64_t bytes[ENG_FOLD_MAX];
-	size_t n = 0, count = 0, first = 0;
+	size_t n = 0, count = 0;
 	int r = run ? eng_catalog_list_layers(store->catalog, disk, &all, &n) : -ENOMEM;
 
 	*later = false;
 	for (size_t i = 0; r == 0 && i < n && !f->count; i++) {
-		bool sealed;
-
 		if (is_in(run, count, &all[i].id))
 			continue; /* inside the run that was found last */
 		r = follow(store, &all[i], run, &count);
-		if (r < 0 || count < 2)
-			continue;
-		r = beneath_is_sealed(store, &run[0], &sealed);
-		for (size_t j = 0; j < count; j++)
-			bytes[j] = eng_store_layer_bytes(store, &run[j]);
-		*later = true;
-		if (r < 0 || !sealed || !eng_fold_pick(bytes, count, patient, &first, &f->count))
-			continue;
-		f->rows = calloc(f->count, sizeof(*f->rows));
-		if (!f->rows)
-			r = -ENOMEM;
-		else
-			memcpy(f->rows, run + first, f->count * sizeof(*f->rows));
+		if (r == 0)
+			r = choose(f, run, count, patient, later);
 	}
 	free(all);
 	free(run);
@@ -120,7 +142,7 @@ static int plan(struct fold *f, const struct fmt_uuid *disk, bool patient, bool 
 
 /* --- building --- */
 
-static bool stopped(void *arg)
+bool eng_fold_stopped(void *arg)
 {
 	return atomic_load(&((struct eng_folder *)arg)->cancel);
 }
@@ -130,18 +152,33 @@ static int open_inputs(struct fold *f, struct fmt_error *err)
 	int r = 0;
 
 	f->inputs = calloc(f->count, sizeof(struct eng_layer *));
-	f->ids = calloc(f->count, sizeof(*f->ids));
+	f->ids = calloc(f->count + 1, sizeof(*f->ids));
 	if (!f->inputs || !f->ids)
 		return -ENOMEM;
+	f->ids[0] = f->base.id; /* a base's ordinal is one of those, too (SW-1) */
 	for (size_t i = 0; r == 0 && i < f->count; i++) {
-		f->ids[i] = f->rows[i].id;
+		f->ids[i + f->into_base] = f->rows[i].id;
 		r = eng_store_open_layer(f->folder->store, &f->rows[i], false, err, &f->inputs[i]);
 	}
 	return r;
 }
 
-/* FD-1: the topmost input, and whomever else its children name. */
-static int note_replaced(struct fold *f, struct fmt_header *hdr, struct fmt_error *err)
+/* Unless it is there. */
+static int add_replaced(struct fold *f, struct fmt_header *hdr, const struct fmt_uuid *id,
+			const uint8_t hash[16], struct fmt_error *err)
+{
+	for (uint32_t i = 0; i < hdr->replaced_count; i++)
+		if (fmt_uuid_equal(&hdr->replaced[i].id, id))
+			return 0;
+	if (hdr->replaced_count == FMT_REPLACED_MAX)
+		return fmt_fail(err, -EUCLEAN, "%s: its children name more than %u layers (FD-1)",
+				f->inputs[f->count - 1]->path, FMT_REPLACED_MAX);
+	hdr->replaced[hdr->replaced_count].id = *id;
+	memcpy(hdr->replaced[hdr->replaced_count++].hash, hash, 16);
+	return 0;
+}
+
+int eng_fold_note_replaced(struct fold *f, struct fmt_header *hdr, struct fmt_error *err)
 {
 	struct eng_store *store = f->folder->store;
 	const struct fmt_header *top = &f->inputs[f->count - 1]->hdr;
@@ -149,29 +186,19 @@ static int note_replaced(struct fold *f, struct fmt_header *hdr, struct fmt_erro
 	size_t n = 0;
 	int r = eng_catalog_list_children(store->catalog, &f->rows[f->count - 1].id, &children, &n);
 
-	hdr->replaced_count = 1;
-	hdr->replaced[0].id = top->layer_id;
-	memcpy(hdr->replaced[0].hash, top->seal_hash, 16);
+	if (r == 0)
+		r = add_replaced(f, hdr, &top->layer_id, top->seal_hash, err);
 	for (size_t i = 0; r == 0 && i < n; i++) {
 		struct eng_layer *child = NULL;
-		const uint8_t *hash = NULL;
-		bool there = false;
+		const uint8_t *hash;
 
 		r = eng_store_open_layer(store, &children[i], false, err, &child);
 		if (r < 0)
 			break;
-		for (uint32_t j = 0; j < hdr->replaced_count; j++)
-			there = there ||
-				fmt_uuid_equal(&hdr->replaced[j].id, &child->hdr.parent_id);
-		if (!there)
-			hash = fmt_header_hash_for(top, &child->hdr.parent_id);
-		if (!there && (!hash || hdr->replaced_count == FMT_REPLACED_MAX)) {
-			r = fmt_fail(err, -EUCLEAN, "%s: does not stand on %s (FD-2)", child->path,
-				     f->inputs[f->count - 1]->path);
-		} else if (!there) {
-			hdr->replaced[hdr->replaced_count].id = child->hdr.parent_id;
-			memcpy(hdr->replaced[hdr->replaced_count++].hash, hash, 16);
-		}
+		hash = fmt_header_hash_for(top, &child->hdr.parent_id);
+		r = hash ? add_replaced(f, hdr, &child->hdr.parent_id, hash, err)
+			 : fmt_fail(err, -EUCLEAN, "%s: does not stand on %s (FD-2)", child->path,
+				    f->inputs[f->count - 1]->path);
 		eng_layer_put(child);
 	}
 	free(children);
@@ -209,7 +236,7 @@ static int set_up(struct fold *f, struct fmt_error *err)
 	b->inputs = f->inputs;
 	b->count = (uint32_t)f->count;
 	b->rate = &f->folder->rate;
-	b->stop = stopped;
+	b->stop = eng_fold_stopped;
 	b->arg = f->folder;
 	b->spec.store = store->id;
 	b->spec.disk = row->disk;
@@ -226,13 +253,13 @@ static int set_up(struct fold *f, struct fmt_error *err)
 	b->boundary.snapshot_members = top->snapshot_members;
 	b->boundary.snapshot_index = top->snapshot_index;
 	r = beneath_hash(f, b->parent_hash, err);
-	return r < 0 ? r : note_replaced(f, &b->boundary, err);
+	return r < 0 ? r : eng_fold_note_replaced(f, &b->boundary, err);
 }
 
 static void publish(struct eng_folder *folder, struct fold *f)
 {
 	pthread_mutex_lock(&folder->lock);
-	folder->build = f ? &f->build : NULL;
+	folder->fold = f;
 	folder->stats.layers = f ? (uint32_t)f->count : 0;
 	pthread_mutex_unlock(&folder->lock);
 }
@@ -241,14 +268,14 @@ static int build(struct fold *f, struct fmt_error *err)
 {
 	int r = open_inputs(f, err);
 
-	if (r == 0)
+	if (r == 0 && !f->into_base)
 		r = set_up(f, err);
 	if (r < 0)
 		return r;
 	publish(f->folder, f);
-	r = eng_fold_build(&f->build, err, &f->result);
+	r = f->into_base ? eng_fold_base_copy(f, err) : eng_fold_build(&f->build, err, &f->result);
 	publish(f->folder, NULL);
-	if (r == 0)
+	if (r == 0 && !f->into_base)
 		r = eng_io_sync_dir(f->folder->store->io, f->folder->store->layers_dir);
 	return r;
 }
@@ -269,7 +296,7 @@ static int recheck(struct fold *f, struct fmt_error *err)
 	for (size_t i = 0; r == 0 && i + 1 < f->count; i++) {
 		r = eng_catalog_get_layer(store->catalog, &f->rows[i].id, &row);
 		if (r == 0)
-			r = joins(store, &row, &joined, &child);
+			r = eng_fold_joins(store, &row, &joined, &child);
 		if (r == 0 && (!joined || !fmt_uuid_equal(&child.id, &f->rows[i + 1].id)))
 			r = -ESTALE;
 	}
@@ -284,10 +311,11 @@ static int recheck(struct fold *f, struct fmt_error *err)
 		r = -ESTALE;
 	if (r == 0)
 		r = eng_catalog_get_layer(store->catalog, &f->rows[0].id, &row);
-	if (r == 0 && !fmt_uuid_equal(&row.parent, &f->build.spec.parent))
+	if (r == 0 && !fmt_uuid_equal(&row.parent, &f->rows[0].parent))
 		r = -ESTALE;
-	if (r == 0)
-		r = note_replaced(f, &now, err);
+	if (r < 0 || f->into_base)
+		return r;
+	r = eng_fold_note_replaced(f, &now, err);
 	for (uint32_t i = 0; r == 0 && i < now.replaced_count; i++)
 		if (!fmt_header_hash_for(&f->result->hdr, &now.replaced[i].id))
 			r = -ESTALE;
@@ -344,6 +372,7 @@ static void fold_free(struct fold *f)
 	for (size_t i = 0; f->inputs && i < f->count; i++)
 		eng_layer_put(f->inputs[i]);
 	eng_layer_put(f->result);
+	eng_layer_put(f->base_layer);
 	free((char *)f->build.spec.path);
 	free(f->inputs);
 	free(f->ids);
@@ -396,21 +425,23 @@ static void swap_done(struct eng_swap *swap, int result)
 static int commit_claimed(struct fold *f, struct eng_entry *entry, struct fmt_error *err)
 {
 	struct eng_folder *folder = f->folder;
+	bool attached = entry->disk && !entry->disk->read_only;
 	int r = recheck(f, err);
 
 	if (r == 0)
-		r = put_rows(f, err);
+		r = f->into_base ? eng_fold_base_commit(f, attached, err) : put_rows(f, err);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&folder->lock);
 	folder->swaps++;
 	folder->stats.folds++;
-	folder->stats.bytes += atomic_load(&f->build.total_bytes);
+	folder->stats.bytes += atomic_load(f->into_base ? &f->copy.total_bytes
+							: &f->build.total_bytes);
 	pthread_mutex_unlock(&folder->lock);
-	if (entry->disk && !entry->disk->read_only) {
+	if (attached) {
 		f->swap.folded = eng_layer_get(f->result);
 		f->swap.ids = f->ids;
-		f->swap.count = (uint32_t)f->count;
+		f->swap.count = (uint32_t)f->count + f->into_base;
 		f->swap.done = swap_done;
 		eng_swap_post(entry->disk, &f->swap);
 	} else {
@@ -436,7 +467,7 @@ static int commit(struct fold *f, struct fmt_error *err)
 	struct eng_entry *entry;
 	int r = -EBUSY;
 
-	while (r == -EBUSY && !stopped(f->folder) && eng_io_now_ns(store->io) < end) {
+	while (r == -EBUSY && !eng_fold_stopped(f->folder) && eng_io_now_ns(store->io) < end) {
 		r = eng_entry_claim(store, &f->rows[0].disk, 0, &entry);
 		if (r == 0 && may_commit(store, entry)) {
 			r = commit_claimed(f, entry, err);
@@ -474,7 +505,7 @@ int eng_fold_disk(struct eng_folder *folder, const struct fmt_uuid *disk, bool p
 				return 0;
 			}
 			/* T23: with a COMMIT of unknown outcome either may be what the next open finds. */
-			if (!eng_catalog_poisoned(folder->store->catalog))
+			if (!f->into_base && !eng_catalog_poisoned(folder->store->catalog))
 				eng_io_unlink(folder->store->io, f->result->path);
 		}
 	}

@@ -285,8 +285,10 @@ static int check_frozen_base(struct eng_layer *layer, bool in_place, struct fmt_
 		return fmt_fail(err, r, "%s: %s", layer->data_path, strerror(-r));
 	if (h->state == FMT_STATE_ACTIVE)
 		return 0;
-	/* The store's own files are nobody else's to change, and a copy of the store has new times. */
-	if (st.size != h->base_bytes || (in_place && st.mtime_ns != h->base_mtime_ns))
+	/* The store's own files are nobody else's to change, and a copy of the store has new times; a
+	 * fold that did not commit may have made one longer (SC-3). */
+	if (in_place ? st.size != h->base_bytes || st.mtime_ns != h->base_mtime_ns
+		     : st.size < h->base_bytes || (st.size > h->base_bytes && st.size > h->size))
 		return fmt_fail(
 			err, -EUCLEAN,
 			"%s: the frozen base was changed behind our back: %llu bytes, modified "

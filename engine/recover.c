@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/fold.h"
 #include "engine/store.h"
 
 #define JOB_DELETION 72
@@ -185,8 +186,10 @@ static int recover_disk(struct recovery *rc, struct rdisk *d, struct fmt_error *
 	for (size_t i = 0; r == 0 && i < n; i++) {
 		struct rlayer *rl = &d->layers[d->count];
 
-		if (rows[i].state != CAT_LAYER_PENDING && rows[i].state != CAT_LAYER_ACTIVE)
+		if (rows[i].state != CAT_LAYER_PENDING && rows[i].state != CAT_LAYER_ACTIVE) {
+			r = eng_fold_base_recover(rc->store, &rows[i], err);
 			continue;
+		}
 		rl->row = rows[i];
 		d->count++;
 		r = eng_store_open_layer(rc->store, &rl->row, true, err, &rl->layer);

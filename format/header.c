@@ -161,8 +161,8 @@ static int check_replaced(const struct fmt_header *h, struct fmt_error *err)
 				"header: %" PRIu32
 				" replaced layers %s the feature bit, expected 1..%u",
 				h->replaced_count, folded ? "with" : "without", FMT_REPLACED_MAX);
-	if (folded && (h->kind != FMT_KIND_OVERLAY || h->state == FMT_STATE_ACTIVE))
-		return fmt_fail(err, -EUCLEAN, "header: a base or an active layer is folded");
+	if (folded && (h->kind == FMT_KIND_QCOW2 || h->state == FMT_STATE_ACTIVE))
+		return fmt_fail(err, -EUCLEAN, "header: a qcow2 base or an active layer is folded");
 	for (uint32_t i = 0; i < h->replaced_count; i++)
 		if (fmt_uuid_is_none(&h->replaced[i].id) ||
 		    fmt_uuid_equal(&h->replaced[i].id, &h->layer_id) ||

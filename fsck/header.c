@@ -95,7 +95,7 @@ static bool folded_holds(const struct fmt_header_disk *d)
 	if (count > FMT_REPLACED_MAX || folded != (count > 0))
 		return false;
 	if (folded &&
-	    (le32_get(d->kind) != FMT_KIND_OVERLAY || le32_get(d->state) == FMT_STATE_ACTIVE))
+	    (le32_get(d->kind) == FMT_KIND_QCOW2 || le32_get(d->state) == FMT_STATE_ACTIVE))
 		return false;
 	for (uint32_t i = 0; i < count; i++)
 		if (all_zeros(d->replaced[i].id.b, 16) ||
@@ -142,6 +142,14 @@ static bool check_slot(struct fsck *f, const uint8_t *slot, unsigned place)
 	return false;
 }
 
+/* FD-1, FD-5: the list of a base goes with the layers that are folded into it. */
+static bool list_changed(const struct fmt_header *old, const struct fmt_header *new)
+{
+	return new->kind != FMT_KIND_RAW &&
+	       (old->replaced_count != new->replaced_count ||
+		memcmp(old->replaced, new->replaced, sizeof(old->replaced)) != 0);
+}
+
 /* LH-11, LH-12: what the change from @old to @new may not do. */
 static void check_change(struct fsck *f, const struct fmt_header *old, const struct fmt_header *new)
 {
@@ -156,8 +164,7 @@ static void check_change(struct fsck *f, const struct fmt_header *old, const str
 	    !fmt_uuid_equal(&old->store_id, &new->store_id) ||
 	    old->data_offset != new->data_offset || old->log0_len != new->log0_len ||
 	    old->log_granule != new->log_granule || old->size > new->size ||
-	    old->log_segments > new->log_segments || old->replaced_count != new->replaced_count ||
-	    memcmp(old->replaced, new->replaced, sizeof(old->replaced)) != 0)
+	    old->log_segments > new->log_segments || list_changed(old, new))
 		fsck_found(f, PR_HEADER_CHANGED,
 			   "header %" PRIu64 " is of another layer than header %" PRIu64
 			   ", or smaller",

@@ -71,6 +71,7 @@ static const struct {
 	[PR_BASE_CHANGED] = {"SC-3", C, C, "a frozen base was changed behind our back"},
 	[PR_BASE_MOVED] = {"IB-2", N, N, "the file is not the one that was claimed"},
 	[PR_BASE_SHARED] = {"T31", C, C, "two disks claim one file"},
+	[PR_BASE_UNFINISHED] = {"RV-11", C, N, "a fold into the base that did not commit"},
 	[PR_SIDECAR_SIZE] = {"SC-1", L, L, "the sidecar is longer than two header slots"},
 	[PR_QCOW2_HEADER] = {"Q2-3", C, C, "the qcow2 header breaks a rule"},
 	[PR_QCOW2_UNKNOWN] = {"Q2-10", N, N, "the image needs what this version does not read"},

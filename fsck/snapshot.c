@@ -85,6 +85,15 @@ static uint32_t state_of(const struct cat_snapshot *snaps, size_t count, const s
 	return 0;
 }
 
+/* RV-11: a layer that its header says it stands for is still there. */
+static bool is_uncommitted(const struct fsck_store *s, const struct fsck_node *n)
+{
+	for (uint32_t i = 0; n->kind == FMT_KIND_RAW && i < n->hdr.replaced_count; i++)
+		if (fsck_node_find(s, &n->hdr.replaced[i].id))
+			return true;
+	return false;
+}
+
 /* BD-3, BD-4: a rebuild must not find a snapshot that never was, or is no more (T22, T27). */
 static void check_stray(const struct fsck_store *s, const struct fsck_node *n,
 			const struct cat_snapshot *snaps, size_t count)
@@ -100,7 +109,9 @@ static void check_stray(const struct fsck_store *s, const struct fsck_node *n,
 	state = state_of(snaps, count, &n->hdr.snapshot_id);
 	fmt_uuid_format(&n->hdr.snapshot_id, id);
 	fsck_at(s->f, "%s", n->name);
-	if (state == CAT_SNAPSHOT_COMPLETE)
+	if (is_uncommitted(s, n))
+		fsck_found(s->f, PR_BASE_UNFINISHED, "its header has the boundary of %s", id);
+	else if (state == CAT_SNAPSHOT_COMPLETE)
 		fsck_found(s->f, PR_SNAPSHOT_BOUNDARY, "the catalog says it is not of snapshot %s",
 			   id);
 	else if (state == 0)
