@@ -71,6 +71,7 @@ int64_t api_call_describe(struct api_call *call, enum vmimg_kind kind, const cha
 /* Tables, each ended by a method without a name. */
 extern const struct api_method api_element_methods[];  /* call_elements.c */
 extern const struct api_method api_snapshot_methods[]; /* call_snapshot.c */
+extern const struct api_method api_diff_methods[];     /* call_diff.c */
 extern const struct api_method api_keep_methods[];     /* call_keep.c */
 extern const struct api_method api_branch_methods[];   /* call_branch.c */
 

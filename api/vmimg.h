@@ -284,6 +284,40 @@ VMIMG_API uint32_t vmimg_apply_snapshot(struct vmimg_service *svc, const char *s
 					const char *settings, char **json, struct vmimg_job **job,
 					struct vmimg_error *err);
 
+/* --- what changed (spec/lifecycle.md 3, DF-*) --- */
+struct vmimg_changes {
+	uint64_t processed_byte_length; /* bytes that were looked at */
+	size_t count;
+	uint64_t *changed_byte_offsets; /* @count each, parallel: ascending, merged, within the region */
+	uint64_t *changed_byte_lengths;
+};
+/*
+ * GetVirtualDiskChanges (Msvm_ImageManagementService): which bytes of @path may differ from what they were
+ * at @limit_id (DF-9 to DF-12). Never fewer than differ; none means that nothing was written.
+ * @path: "VM/DISK", its state now; or "COLLECTION@NAME/VM/DISK", as that snapshot holds it.
+ * @limit_id: the baseline, older or newer: the id of a snapshot, of a reference point or of its change
+ * tracking (its RCT id), or "COLLECTION@NAME", or "COLLECTION#NAME".
+ * @target_snapshot_id: NULL or "", else the state to look at instead of @path's own, named likewise.
+ * @byte_offset, @byte_length: the region; cut at the disk's end. All of it is processed in one call.
+ * Returns 0 with *@ret, to be released with vmimg_changes_free(); 32773 an unknown id or a bad
+ * argument, 32775 the tracking is lost, and full backups begin anew, 32779 no such disk, and other
+ * numbers of 32768..32778. Always synchronous. Any thread but that of a queue with the disk attached.
+ */
+VMIMG_API uint32_t vmimg_get_virtual_disk_changes(struct vmimg_service *svc, const char *path,
+						  const char *limit_id,
+						  const char *target_snapshot_id,
+						  uint64_t byte_offset, uint64_t byte_length,
+						  struct vmimg_changes *ret,
+						  struct vmimg_error *err);
+VMIMG_API void vmimg_changes_free(struct vmimg_changes *changes); /* empties it; NULL is fine */
+/*
+ * The same of every disk of a collection, as a document (DF-13): from @from, "COLLECTION@NAME" or
+ * "COLLECTION#NAME", to @to, another of them, or NULL: now. *@json is released with vmimg_free(). 0, or
+ * -EINVAL, -ENOENT, or another negative errno: nothing can be told. Threads as above.
+ */
+VMIMG_API int vmimg_diff(struct vmimg_service *svc, const char *from, const char *to,
+			 struct vmimg_error *err, char **json);
+
 /* --- jobs (CIM_ConcreteJob) --- */
 enum vmimg_job_state {
 	VMIMG_JOB_NEW = 2,

@@ -326,6 +326,58 @@ json_t *cli_try(struct cli_session *s, const char *method, json_t *params, json_
 	return error;
 }
 
+/* The reply as it came, malloced: the first line that is no event. */
+static int reply_text(struct cli_session *s, char *request, char **ret)
+{
+	const char *line;
+	size_t len;
+	int r;
+
+	if (s->svc) {
+		r = vmimg_call(s->svc, request, ret);
+		return r < 0 ? r : 0;
+	}
+	request[strlen(request)] = '\n';
+	r = send_all(s, request, strcspn(request, "\n") + 1);
+	do
+		r = r == 0 ? read_line(s, false, &line, &len) : r;
+	while (r == 0 && !strncmp(line, "{\"event\"", 8));
+	if (r < 0)
+		return r;
+	*ret = strndup(line, len);
+	return *ret ? 0 : -ENOMEM;
+}
+
+int cli_call_text(struct cli_session *s, const char *method, json_t *params, char **result)
+{
+	char *request = request_text(s, method, params), *reply = NULL, before[64];
+	json_t *document = NULL, *error = NULL;
+	size_t len, skip;
+	int r = request ? reply_text(s, request, &reply) : -EILSEQ;
+
+	skip = (size_t)snprintf(before, sizeof(before),
+				"{\"id\":%" JSON_INTEGER_FORMAT ",\"result\":", s->id);
+	len = reply ? strlen(reply) : 0;
+	if (r == 0 && len > skip && !strncmp(reply, before, skip) && reply[len - 1] == '}') {
+		memmove(reply, reply + skip, len - skip);
+		reply[len - skip - 1] = 0;
+		*result = reply;
+		free(request);
+		return CLI_OK;
+	}
+	if (r == 0) {
+		document = json_loads(reply, 0, NULL);
+		error = json_incref(json_object_get(document, "error"));
+		r = -EPROTO;
+	}
+	if (!error)
+		error = cli_error_document(r, strerror(-r));
+	json_decref(document);
+	vmimg_free(reply);
+	free(request);
+	return cli_fail_call(s->cli, error, NULL);
+}
+
 int cli_fail_call(struct cli *cli, json_t *error, json_t *more)
 {
 	const char *message = json_string_value(json_object_get(error, "message"));

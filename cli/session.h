@@ -34,6 +34,8 @@ struct vmimg_service *cli_service(const struct cli_session *session);
  * released by json_decref(); @result may be NULL. CLI_FAILURE with the error printed.
  */
 int cli_call(struct cli_session *session, const char *method, json_t *params, json_t **result);
+/* The same with the result as its text, to be released by free(): for documents too large for a tree. */
+int cli_call_text(struct cli_session *session, const char *method, json_t *params, char **result);
 /* The same without printing: the error's document, to be released, or NULL with *@result. */
 json_t *cli_try(struct cli_session *session, const char *method, json_t *params, json_t **result);
 /* Prints what cli_try() returned, with the members of @more beside its own; takes both. CLI_FAILURE. */

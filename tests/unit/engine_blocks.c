@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* engine_blocks.c - sets of blocks: against a plain array, and their bytes against all that is wrong (DF-8). */
+/* engine_blocks.c - sets of blocks: against a plain array; their bytes against all that is wrong (DF-8). */
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <stdlib.h>
