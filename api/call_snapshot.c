@@ -186,6 +186,50 @@ static int64_t get_error_ex(struct api_call *call)
 	return code;
 }
 
+static int64_t set_job_rate(struct api_call *call)
+{
+	struct vmimg_job *job = NULL;
+	int64_t code = get_job(call, &job);
+
+	if (code)
+		return code;
+	code = vmimg_job_set_rate(job, api_call_number(call, 1), &call->error);
+	vmimg_job_put(job);
+	if (code)
+		return api_call_blame(call, 0, code);
+	return api_call_describe(call, VMIMG_KIND_JOB, api_call_text(call, 0));
+}
+
+/* --- folds --- */
+
+static int64_t set_fold_rate(struct api_call *call)
+{
+	int r = vmimg_set_fold_rate(call->svc, api_call_number(call, 0), &call->error);
+
+	if (r == 0)
+		call->result = json_object();
+	return r;
+}
+
+static int64_t settle(struct api_call *call)
+{
+	struct vmimg_job_info info = {0};
+	struct vmimg_job *job = NULL;
+	uint32_t code;
+
+	code = vmimg_settle(call->svc, api_call_text(call, 0),
+			    api_call_bool(call, 1) ? VMIMG_SETTLE_WHOLE : 0,
+			    call->values[2] ? api_call_number(call, 2) * NS_PER_MS : UINT64_MAX,
+			    &job, &call->error);
+	if (code != VMIMG_JOB_STARTED)
+		return code == VMIMG_INVALID_PARAMETER ? api_call_blame(call, 0, code) : code;
+	vmimg_job_info(job, &info);
+	vmimg_job_put(job);
+	call->result = json_pack("{s:I, s:s}", "ReturnValue", (json_int_t)code, "Job",
+				 info.instance_id);
+	return 0;
+}
+
 static int64_t wait_job(struct api_call *call)
 {
 	struct vmimg_job *job = NULL;
@@ -226,5 +270,12 @@ const struct api_method api_snapshot_methods[] = {
 	{"GetError", get_error, {TEXT("Job", true)}},
 	{"GetErrorEx", get_error_ex, {TEXT("Job", true)}},
 	{"WaitJob", wait_job, {TEXT("Job", true), NUMBER("Timeout", false, WAIT_MAX_MS)}},
+	{"SetJobRate", set_job_rate, {TEXT("Job", true), NUMBER("BytesPerSecond", true, INT64_MAX)}},
+	{"SetFoldRate", set_fold_rate, {NUMBER("BytesPerSecond", true, INT64_MAX)}},
+	{"Settle",
+	 settle,
+	 {TEXT("Name", false),
+	  {.name = "Whole", .type = API_BOOL},
+	  NUMBER("Timeout", false, UINT32_MAX)}},
 	{0},
 };

@@ -7,6 +7,8 @@
 #include <string.h>
 
 #include "api/event.h"
+#include "api/fold.h"
+#include "api/job.h"
 #include "api/quiesce.h"
 
 #define THREADS_MAX 64u
@@ -153,6 +155,7 @@ int vmimg_open(const char *dir, const struct vmimg_options *options, struct vmim
 		goto out;
 	}
 	api_jobs_prune(svc);
+	api_folds_watch(svc);
 	api_thaw_recorded(svc);
 	*ret = svc;
 	svc = NULL;

@@ -318,6 +318,28 @@ VMIMG_API void vmimg_changes_free(struct vmimg_changes *changes); /* empties it;
 VMIMG_API int vmimg_diff(struct vmimg_service *svc, const char *from, const char *to,
 			 struct vmimg_error *err, char **json);
 
+/* --- space given back in the background (spec/lifecycle.md FO-*) --- */
+enum {
+	VMIMG_SETTLE_WAIT = 1 << 0,  /* return its outcome instead of 4096 */
+	VMIMG_SETTLE_WHOLE = 1 << 1, /* also folds that do not pay: as few layers as there can be */
+};
+/*
+ * Waits for the background's seals and folds: as a job that ends when nothing pays any more for
+ * @name ("VM/DISK", or a collection's disks; NULL: the store), and has no other effect: cancelling it, or
+ * its end by @timeout_ns (UINT64_MAX: none), leaves the folds as they are. 4096, with VMIMG_SETTLE_WAIT
+ * 0, 2, 3 or 5; 4: no such disk or collection. @job: NULL, or set with 4096 and the outcomes. Any thread
+ * but, with VMIMG_SETTLE_WAIT, a queue's.
+ */
+VMIMG_API uint32_t vmimg_settle(struct vmimg_service *svc, const char *name, unsigned flags,
+				uint64_t timeout_ns, struct vmimg_job **job,
+				struct vmimg_error *err);
+/*
+ * Bytes a second that folds read from now on, also the one under way (0, UINT64_MAX: no limit), until the
+ * service is closed. Any thread.
+ */
+VMIMG_API int vmimg_set_fold_rate(struct vmimg_service *svc, uint64_t bytes_per_second,
+				  struct vmimg_error *err);
+
 /* --- jobs (CIM_ConcreteJob) --- */
 enum vmimg_job_state {
 	VMIMG_JOB_NEW = 2,
@@ -355,6 +377,7 @@ enum vmimg_request_return {
 #define VMIMG_JOB_TYPE_APPLY_SNAPSHOT      71
 #define VMIMG_JOB_TYPE_DELETE_SNAPSHOT     72
 #define VMIMG_JOB_TYPE_SNAPSHOT_COLLECTION 198
+#define VMIMG_JOB_TYPE_SETTLE              300 /* ours */
 #define VMIMG_EFFECT_CREATE                5
 
 struct vmimg_job_info {
@@ -396,8 +419,8 @@ VMIMG_API int vmimg_job_fd(struct vmimg_job *job);
 VMIMG_API uint32_t vmimg_job_request_state_change(struct vmimg_job *job, uint16_t requested_state,
 						  uint64_t timeout_ns, struct vmimg_error *err);
 /*
- * Another limit for what the job reads and writes, bytes a second (0: none), at once. -EINVAL: it has
- * ended.
+ * Another limit for what the job reads and writes, bytes a second (0: none), at once; of a fold (type
+ * 50) it is that of all folds. -EINVAL: it has ended.
  */
 VMIMG_API int vmimg_job_set_rate(struct vmimg_job *job, uint64_t bytes_per_second,
 				 struct vmimg_error *err);

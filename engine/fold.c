@@ -15,9 +15,10 @@
 #include "engine/fold_impl.h"
 #include "engine/garbage.h"
 
-#define FOLD_RATE (64ull << 20)       /* bytes a second */
-#define PEACE_NS  (5 * 1000000000ull) /* nothing new for so long: everything is folded */
-#define RETRY_NS  (1 * 1000000000ull)
+#define FOLD_RATE   (64ull << 20)       /* bytes a second */
+#define PEACE_NS    (5 * 1000000000ull) /* nothing new for so long: everything is folded */
+#define RETRY_NS    (1 * 1000000000ull)
+#define RETRIES_MAX 9u /* doublings of it */
 
 /* --- the thread --- */
 
@@ -43,6 +44,8 @@ static void put_want_locked(struct eng_folder *folder, const struct fmt_uuid *di
 	if (fresh) {
 		w->since_ns = now;
 		w->not_before_ns = 0;
+		w->looked = false;
+		w->failures = 0;
 	}
 	pthread_cond_broadcast(&folder->changed);
 }
@@ -82,26 +85,53 @@ static struct want *take_want_locked(struct eng_folder *folder)
 	return NULL;
 }
 
+static uint64_t retry_ns(unsigned failures)
+{
+	return RETRY_NS << (failures > RETRIES_MAX ? RETRIES_MAX : failures - 1);
+}
+
+/* What is left of @w after a look that gave @r: a later one. A want that came meanwhile is newer. */
+static void look_again_locked(struct eng_folder *folder, const struct want *w, int r,
+			      const struct fmt_error *err)
+{
+	uint64_t now = eng_io_now_ns(folder->store->io);
+	bool failed = r < 0 && !atomic_load(&folder->cancel);
+	uint64_t wait = r < 0 ? retry_ns(failed ? w->failures + 1 : 1) : r > 0 ? 0 : PEACE_NS;
+	struct want *again;
+
+	for (again = folder->wants; again; again = again->next)
+		if (fmt_uuid_equal(&again->disk, &w->disk))
+			return;
+	if (folder->paused)
+		wait = 0; /* what paused it is what it waits for */
+	put_want_locked(folder, &w->disk, now + wait, false);
+	again = folder->wants;
+	if (!again || !fmt_uuid_equal(&again->disk, &w->disk))
+		return; /* no memory: the next change asks again */
+	again->since_ns = w->since_ns;
+	again->looked = r == 0;
+	again->failures = failed ? w->failures + 1 : 0;
+	again->last = *err;
+	again->last_r = failed ? r : 0;
+}
+
 static void look_at(struct eng_folder *folder, const struct want *w)
 {
 	uint64_t now = eng_io_now_ns(folder->store->io);
 	bool patient = now - w->since_ns < PEACE_NS, later = false;
+	struct fmt_error err = {""};
 	int r = eng_garbage_sweep(folder->store, &w->disk);
+	bool refused;
 
 	if (r == 0)
-		r = eng_fold_disk(folder, &w->disk, patient, &later);
+		r = eng_fold_disk(folder, &w->disk, patient, &err, &later);
+	/* Somebody cancelled its job: it is not begun again until something changes (FO-15). */
+	refused = r == -ECANCELED && !atomic_load(&folder->cancel);
 
 	pthread_mutex_lock(&folder->lock);
 	folder->stats.active = false;
-	if (!folder->stop && (r < 0 || later)) { /* also one that was cancelled */
-		struct want *again;
-		uint64_t wait = r < 0 ? RETRY_NS : patient ? PEACE_NS : 0;
-
-		put_want_locked(folder, &w->disk, now + wait, false);
-		for (again = folder->wants; again; again = again->next)
-			if (fmt_uuid_equal(&again->disk, &w->disk) && again->since_ns >= now)
-				again->since_ns = w->since_ns;
-	}
+	if (!folder->stop && !refused && (r != 0 || later))
+		look_again_locked(folder, w, r, &err);
 	pthread_cond_broadcast(&folder->changed);
 	pthread_mutex_unlock(&folder->lock);
 }
@@ -129,6 +159,13 @@ static void thread_main(void *arg)
 
 /* --- from outside --- */
 
+static void cancel_locked(struct eng_folder *folder)
+{
+	atomic_store(&folder->cancel, true);
+	if (folder->progress)
+		atomic_store(&folder->progress->cancel, true); /* it may be waiting */
+}
+
 void eng_folder_leave(struct eng_folder *folder, const struct fmt_uuid *disk)
 {
 	if (!folder)
@@ -136,7 +173,7 @@ void eng_folder_leave(struct eng_folder *folder, const struct fmt_uuid *disk)
 	pthread_mutex_lock(&folder->lock);
 	folder->leaving = *disk;
 	while (folder->stats.active && fmt_uuid_equal(&folder->stats.disk, disk)) {
-		atomic_store(&folder->cancel, true);
+		cancel_locked(folder);
 		pthread_cond_wait(&folder->changed, &folder->lock);
 	}
 	memset(&folder->leaving, 0, sizeof(folder->leaving));
@@ -150,7 +187,7 @@ void eng_folder_pause(struct eng_folder *folder, bool pause)
 	pthread_mutex_lock(&folder->lock);
 	folder->paused = pause;
 	while (pause && folder->stats.active) {
-		atomic_store(&folder->cancel, true);
+		cancel_locked(folder);
 		pthread_cond_wait(&folder->changed, &folder->lock);
 	}
 	pthread_cond_broadcast(&folder->changed);
@@ -159,20 +196,69 @@ void eng_folder_pause(struct eng_folder *folder, bool pause)
 
 void eng_folder_set_rate(struct eng_folder *folder, uint64_t rate)
 {
+	if (!folder)
+		return;
+	pthread_mutex_lock(&folder->lock);
 	atomic_store(&folder->rate, rate == UINT64_MAX ? 0 : rate);
+	if (folder->progress)
+		atomic_store(&folder->progress->rate, atomic_load(&folder->rate));
+	pthread_mutex_unlock(&folder->lock);
+}
+
+uint64_t eng_folder_rate(struct eng_folder *folder)
+{
+	return folder ? atomic_load(&folder->rate) : 0;
+}
+
+void eng_folder_watch(struct eng_folder *folder, const struct eng_fold_watch *watch)
+{
+	if (!folder)
+		return;
+	eng_folder_pause(folder, true);
+	folder->watch = *watch; /* the thread reads it when it folds, which it does not */
+	eng_folder_pause(folder, false);
 }
 
 void eng_folder_stats(struct eng_folder *folder, struct eng_folder_stats *ret)
 {
+	memset(ret, 0, sizeof(*ret));
+	if (!folder)
+		return;
 	pthread_mutex_lock(&folder->lock);
 	*ret = folder->stats;
-	ret->active = folder->fold != NULL;
-	if (folder->fold && folder->fold->into_base) {
-		ret->done = atomic_load(&folder->fold->copy.done_bytes);
-		ret->total = atomic_load(&folder->fold->copy.total_bytes);
-	} else if (folder->fold) {
-		ret->done = atomic_load(&folder->fold->build.done_bytes);
-		ret->total = atomic_load(&folder->fold->build.total_bytes);
+	ret->active = folder->progress != NULL;
+	if (folder->progress) {
+		ret->done = atomic_load(&folder->progress->done);
+		ret->total = atomic_load(&folder->progress->total);
+	}
+	pthread_mutex_unlock(&folder->lock);
+}
+
+void eng_folder_rest(struct eng_folder *folder, const struct fmt_uuid *disk, bool whole,
+		     struct eng_folder_rest *ret)
+{
+	struct want *w;
+
+	memset(ret, 0, sizeof(*ret));
+	if (!folder)
+		return;
+	pthread_mutex_lock(&folder->lock);
+	for (w = folder->wants; w && !fmt_uuid_equal(&w->disk, disk);)
+		w = w->next;
+	if (w && whole && w->since_ns) {
+		w->since_ns = 0;
+		w->not_before_ns = w->failures ? w->not_before_ns : 0;
+		w->looked = false;
+		pthread_cond_broadcast(&folder->changed);
+	}
+	ret->active = folder->stats.active && fmt_uuid_equal(&folder->stats.disk, disk);
+	ret->pending = ret->active || folder->swaps || (w && !w->looked);
+	if (ret->active && folder->progress && atomic_load(&folder->progress->total))
+		ret->done = (double)atomic_load(&folder->progress->done) /
+			    (double)atomic_load(&folder->progress->total);
+	if (w && w->last_r < 0 && w->last_r != -EBUSY && w->last_r != -ESTALE) {
+		ret->failed = w->last_r;
+		ret->why = w->last;
 	}
 	pthread_mutex_unlock(&folder->lock);
 }
@@ -188,13 +274,13 @@ int eng_folder_create(struct eng_store *store, struct eng_folder **ret)
 	if (!folder)
 		return r;
 	folder->store = store;
-	eng_folder_set_rate(folder,
-			    store->options.fold_rate ? store->options.fold_rate : FOLD_RATE);
 	pthread_mutex_init(&folder->lock, NULL);
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&folder->changed, &attr);
 	pthread_condattr_destroy(&attr);
+	eng_folder_set_rate(folder,
+			    store->options.fold_rate ? store->options.fold_rate : FOLD_RATE);
 	r = eng_catalog_list_disks(store->catalog, NULL, &disks, &n);
 	for (size_t i = 0; r == 0 && i < n; i++)
 		put_want_locked(folder, &disks[i].id, 0, true);
@@ -215,7 +301,7 @@ void eng_folder_stop(struct eng_folder *folder)
 		return;
 	pthread_mutex_lock(&folder->lock);
 	folder->stop = true;
-	atomic_store(&folder->cancel, true);
+	cancel_locked(folder);
 	pthread_cond_broadcast(&folder->changed);
 	pthread_mutex_unlock(&folder->lock);
 	if (folder->thread)

@@ -6,6 +6,7 @@
 #ifndef ENGINE_FOLD_H
 #define ENGINE_FOLD_H
 
+#include "engine/progress.h"
 #include "engine/store.h"
 
 struct eng_folder;
@@ -22,8 +23,23 @@ void eng_folder_want(struct eng_folder *folder, const struct fmt_uuid *disk);
 void eng_folder_leave(struct eng_folder *folder, const struct fmt_uuid *disk);
 /* Ends the fold under way and begins none, until it is called with false. */
 void eng_folder_pause(struct eng_folder *folder, bool pause);
-/* Bytes a second that folds read; 0: as fast as it goes. Also for the one under way. */
+/* Bytes a second that folds read; 0, UINT64_MAX: as fast as it goes. Also for the one under way. */
 void eng_folder_set_rate(struct eng_folder *folder, uint64_t rate);
+uint64_t eng_folder_rate(struct eng_folder *folder);
+
+/* Who is told of folds: on the folds' thread, which holds nothing. */
+struct eng_fold_watch {
+	void *arg;
+	/*
+	 * One is about to join @layers layers of that disk: what it is to be told by, stopped by, and
+	 * recorded with; NULL: it is not watched.
+	 */
+	struct eng_progress *(*begin)(void *arg, const struct fmt_uuid *disk, uint32_t layers);
+	/* It has ended: 0, or why not; -ECANCELED also when the store needed it to. */
+	void (*end)(void *arg, struct eng_progress *progress, int r, const struct fmt_error *err);
+};
+/* From here on. A fold that is under way is begun anew, so that it is told too. */
+void eng_folder_watch(struct eng_folder *folder, const struct eng_fold_watch *watch);
 
 struct eng_folder_stats {
 	bool active;
@@ -37,6 +53,27 @@ void eng_folder_stats(struct eng_folder *folder, struct eng_folder_stats *ret);
 /* RV-11: what a fold into that base left, whose commit did not happen (fold_base.c). */
 int eng_fold_base_recover(struct eng_store *store, const struct cat_layer *row,
 			  struct fmt_error *err);
+/* --- waiting for the end (settle.c) --- */
+/*
+ * Waits until nothing is being sealed and no fold of those disks (@count 0: of all) pays any more; with
+ * @whole until nothing is left to fold. @p: bytes of what is joined, an estimate that is met in the end;
+ * cancels it. -ECANCELED, -ETIMEDOUT at @deadline_ns (monotonic), or what keeps a fold from its end. The
+ * folds go on whatever it returns.
+ */
+int eng_store_settle(struct eng_store *store, const struct fmt_uuid *disks, size_t count,
+		     bool whole, uint64_t deadline_ns, struct eng_progress *p,
+		     struct fmt_error *err);
+
+struct eng_folder_rest {
+	bool pending; /* it is wanted, or under way, or its inputs are not removed yet */
+	bool active;  /* under way now, with */
+	double done;  /* that share of it */
+	int failed;   /* negative errno that tries again will hardly change, with */
+	struct fmt_error why;
+};
+/* What is still to be done of that disk; with @whole it counts as left in peace from now on. */
+void eng_folder_rest(struct eng_folder *folder, const struct fmt_uuid *disk, bool whole,
+		     struct eng_folder_rest *ret);
 
 /* --- which layers (fold_plan.c; pure) --- */
 #define ENG_FOLD_MAX 256u /* layers joined at once */

@@ -111,9 +111,9 @@ int eng_fold_base_copy(struct fold *f, struct fmt_error *err)
 	f->copy.count = (uint32_t)f->count;
 	f->copy.path = f->base_layer->data_path;
 	f->copy.size = size;
-	f->copy.rate = &f->folder->rate;
+	f->copy.progress = f->progress;
 	f->copy.stop = eng_fold_stopped;
-	f->copy.arg = f->folder;
+	f->copy.arg = f;
 	return eng_fold_copy(&f->copy, err);
 }
 
@@ -182,11 +182,16 @@ static int put_rows(struct fold *f, struct fmt_error *err)
 
 	if (r < 0)
 		return r;
+	if (!eng_progress_decide(f->progress)) {
+		eng_catalog_rollback(cat);
+		return -ECANCELED;
+	}
 	row.snapshot = last->snapshot;
 	eng_catalog_put_layer(cat, &row);
 	eng_catalog_replace_layer(cat, &last->id, &row.id);
 	for (size_t i = f->count; i-- > 0;)
 		eng_catalog_remove_layer(cat, &f->rows[i].id);
+	eng_progress_put_job(f->progress, f->folder->store->io, cat, NULL);
 	return eng_catalog_commit(cat, err);
 }
 

@@ -19,8 +19,7 @@
 
 #include "engine/fold_merge.h"
 
-#define CHUNK        (1u << 20) /* bytes of an input read at a time */
-#define SLEEP_MAX_NS 20000000ull
+#define CHUNK (1u << 20) /* bytes of an input read at a time */
 
 struct input {
 	struct eng_layer *layer;
@@ -134,23 +133,6 @@ static int merge(struct fold *f)
 
 /* --- the copy --- */
 
-static int pace(const struct fold *f, uint64_t len, uint64_t start_ns)
-{
-	uint64_t rate = f->b->rate ? atomic_load(f->b->rate) : 0;
-	uint64_t end_ns = start_ns + (rate ? (uint64_t)((double)len * 1e9 / (double)rate) : 0);
-	int r;
-
-	for (;;) {
-		uint64_t now_ns = eng_io_now_ns(f->b->io), left_ns;
-
-		r = check_stop(f);
-		if (r < 0 || now_ns >= end_ns)
-			return r;
-		left_ns = end_ns - now_ns;
-		eng_io_sleep_ns(f->b->io, left_ns < SLEEP_MAX_NS ? left_ns : SLEEP_MAX_NS);
-	}
-}
-
 /* P6: the block's checksum goes with it; one that does not match stops the fold. */
 static int take_csum(struct fold *f, const struct input *in, uint32_t slot, const uint8_t *data)
 {
@@ -193,6 +175,7 @@ static int write_survivors(struct fold *f, const struct input *in, uint64_t firs
 			r = eng_io_pwrite(f->b->io, f->out, f->buf + ((size_t)i << f->bits),
 					  (size_t)n << f->bits,
 					  eng_layer_slot_offset(f->result, to));
+		eng_progress_add(f->b->progress, (uint64_t)n << f->bits);
 		i += n;
 	}
 	return r;
@@ -205,7 +188,6 @@ static int copy_input(struct fold *f, const struct input *in)
 	int r = 0;
 
 	while (r == 0) {
-		uint64_t start_ns = eng_io_now_ns(f->b->io);
 		uint32_t count = 0, last = 0;
 		size_t len;
 		ssize_t got;
@@ -226,10 +208,12 @@ static int copy_input(struct fold *f, const struct input *in)
 					in->layer->path, len, slot,
 					got < 0 ? strerror((int)-got) : "the file ends");
 		r = write_survivors(f, in, slot, count);
-		atomic_fetch_add(&f->b->done_bytes, len);
 		slot += count;
 		if (r == 0)
-			r = pace(f, len, start_ns);
+			r = check_stop(f);
+		if (r == 0)
+			r = eng_progress_wait(f->b->progress, f->b->io, len, in->layer->path,
+					      f->err);
 	}
 	return r;
 }
@@ -352,7 +336,7 @@ int eng_fold_build(struct eng_fold_build *b, struct fmt_error *err, struct eng_l
 	if (r == 0)
 		r = merge(&f);
 	if (r == 0) {
-		atomic_store(&b->total_bytes, (uint64_t)f.slots << f.bits);
+		eng_progress_start(b->progress, (uint64_t)f.slots << f.bits);
 		f.csums = calloc((size_t)f.slots + 1, sizeof(*f.csums));
 		r = f.csums ? build_result(&f) : no_memory(&f);
 	}

@@ -7,6 +7,7 @@
 #define ENGINE_FOLD_BUILD_H
 
 #include "engine/layer.h"
+#include "engine/progress.h"
 
 struct eng_fold_build {
 	struct eng_io *io;
@@ -15,10 +16,10 @@ struct eng_fold_build {
 	struct eng_layer_spec spec; /* of the result; initial_slots is found out */
 	struct fmt_header boundary; /* snapshot_id, _members, _index; replaced list */
 	uint8_t parent_hash[16];    /* of the layer beneath, zero: none */
-	_Atomic uint64_t *rate;     /* bytes a second, changeable meanwhile; 0: unlimited */
 	bool (*stop)(void *arg);    /* asked often; true ends it with -ECANCELED */
 	void *arg;
-	_Atomic uint64_t done_bytes, total_bytes; /* read by any thread */
+	/* Survivors are counted, what is read is limited; or NULL. */
+	struct eng_progress *progress;
 };
 
 /*

@@ -18,12 +18,11 @@
 
 #include "engine/fold_merge.h"
 
-#define BATCH        (1u << 20)     /* blocks collected before they are copied */
-#define CHUNK        (1u << 20)     /* bytes of an input read at a time */
-#define GAP          (128u << 10)   /* bytes of an input that are read rather than left out */
-#define PUNCH        (64u << 10)    /* bytes of zeros from which on a hole is cheaper */
-#define SYNC         (256ull << 20) /* bytes written between two syncs */
-#define SLEEP_MAX_NS 20000000ull
+#define BATCH (1u << 20)     /* blocks collected before they are copied */
+#define CHUNK (1u << 20)     /* bytes of an input read at a time */
+#define GAP   (128u << 10)   /* bytes of an input that are read rather than left out */
+#define PUNCH (64u << 10)    /* bytes of zeros from which on a hole is cheaper */
+#define SYNC  (256ull << 20) /* bytes written between two syncs */
 
 /* A block to be copied. */
 struct item {
@@ -40,9 +39,9 @@ struct copy {
 	uint32_t bits;
 	struct item *items; /* BATCH */
 	uint32_t nitems;
-	uint64_t zero, nzero; /* a run of blocks of zeros under construction */
-	uint64_t unsynced;
-	uint8_t *buf; /* CHUNK */
+	uint64_t zero, nzero;     /* a run of blocks of zeros under construction */
+	uint64_t unsynced, total; /* bytes */
+	uint8_t *buf;             /* CHUNK */
 };
 
 static int fail(const struct copy *k, int r, const char *what)
@@ -55,23 +54,6 @@ static int check_stop(const struct copy *k)
 	if (k->c->stop && k->c->stop(k->c->arg))
 		return fmt_fail(k->err, -ECANCELED, "the fold was stopped");
 	return 0;
-}
-
-static int pace(const struct copy *k, uint64_t len, uint64_t start_ns)
-{
-	uint64_t rate = k->c->rate ? atomic_load(k->c->rate) : 0;
-	uint64_t end_ns = start_ns + (rate ? (uint64_t)((double)len * 1e9 / (double)rate) : 0);
-	int r;
-
-	for (;;) {
-		uint64_t now_ns = eng_io_now_ns(k->c->io), left_ns;
-
-		r = check_stop(k);
-		if (r < 0 || now_ns >= end_ns)
-			return r;
-		left_ns = end_ns - now_ns;
-		eng_io_sleep_ns(k->c->io, left_ns < SLEEP_MAX_NS ? left_ns : SLEEP_MAX_NS);
-	}
 }
 
 /* --- into the base --- */
@@ -232,7 +214,6 @@ static int copy_items(struct copy *k)
 	for (uint32_t i = 0; r == 0 && i < k->nitems; i += n) {
 		const struct item *first = &k->items[i];
 		struct eng_layer *layer = c->inputs[first->input];
-		uint64_t start_ns = eng_io_now_ns(c->io);
 		size_t len;
 		ssize_t got;
 
@@ -245,9 +226,11 @@ static int copy_items(struct copy *k)
 					layer->path, len, first->slot,
 					got < 0 ? strerror((int)-got) : "the file ends");
 		r = write_items(k, first, n);
-		atomic_fetch_add(&c->done_bytes, (uint64_t)n << k->bits);
+		eng_progress_add(c->progress, (uint64_t)n << k->bits);
 		if (r == 0)
-			r = pace(k, len, start_ns);
+			r = check_stop(k);
+		if (r == 0)
+			r = eng_progress_wait(c->progress, c->io, len, layer->path, k->err);
 	}
 	k->nitems = 0;
 	return r;
@@ -262,7 +245,8 @@ static void count_window(struct copy *k)
 
 	for (uint32_t i = 0; i < m->length; i++)
 		n += m->owner[i] && m->slot[i] != ENG_FOLD_ZERO;
-	atomic_fetch_add(&k->c->total_bytes, n << k->bits);
+	k->total += n << k->bits;
+	eng_progress_start(k->c->progress, k->total);
 }
 
 static int take_block(struct copy *k, uint32_t i)

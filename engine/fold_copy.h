@@ -8,6 +8,7 @@
 #define ENGINE_FOLD_COPY_H
 
 #include "engine/layer.h"
+#include "engine/progress.h"
 
 struct eng_fold_copy {
 	struct eng_io *io;
@@ -15,10 +16,9 @@ struct eng_fold_copy {
 	uint32_t count;
 	const char *path; /* of the raw file */
 	uint64_t size; /* bytes: of the topmost input; the file is made as long, if it is shorter */
-	_Atomic uint64_t *rate;  /* bytes a second, changeable meanwhile; 0: unlimited */
 	bool (*stop)(void *arg); /* asked often; true ends it with -ECANCELED */
 	void *arg;
-	_Atomic uint64_t done_bytes, total_bytes; /* read by any thread */
+	struct eng_progress *progress; /* or NULL */
 };
 
 /*

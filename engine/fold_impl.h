@@ -16,6 +16,10 @@ struct want {
 	struct want *next;
 	struct fmt_uuid disk;
 	uint64_t since_ns, not_before_ns;
+	bool looked;       /* nothing pays at present: it waits for peace */
+	unsigned failures; /* in a row */
+	int last_r;
+	struct fmt_error last; /* of them */
 };
 
 struct eng_folder {
@@ -27,11 +31,12 @@ struct eng_folder {
 	pthread_cond_t changed;
 	struct want *wants;
 	bool stop, paused;
-	_Atomic bool cancel;     /* the fold under way */
-	struct fmt_uuid leaving; /* not to be begun: its files are about to go */
-	struct fold *fold;       /* under way: its bytes are being moved */
+	_Atomic bool cancel;           /* the fold under way */
+	struct fmt_uuid leaving;       /* not to be begun: its files are about to go */
+	struct eng_progress *progress; /* of the fold under way, or NULL */
 	struct eng_folder_stats stats;
-	unsigned swaps; /* posted, their files not removed yet */
+	struct eng_fold_watch watch; /* .begin NULL: nobody */
+	unsigned swaps;              /* posted, their files not removed yet */
 };
 
 /* One fold, from its plan to the inputs' removal. */
@@ -41,7 +46,8 @@ struct fold {
 	size_t count;
 	struct eng_layer **inputs;
 	struct eng_layer *result;
-	struct fmt_uuid *ids; /* of the layers whose ordinals the result takes */
+	struct fmt_uuid *ids;               /* of the layers whose ordinals the result takes */
+	struct eng_progress own, *progress; /* &own where nobody watches */
 	struct eng_fold_build build;
 	bool into_base; /* copied into the layer beneath; @result is that one, opened anew */
 	struct cat_layer base;
@@ -56,7 +62,7 @@ int eng_fold_joins(struct eng_store *store, const struct cat_layer *row, bool *r
 		   struct cat_layer *child);
 /* FD-1: adds to @hdr's list the topmost input, and whomever else its children name. */
 int eng_fold_note_replaced(struct fold *f, struct fmt_header *hdr, struct fmt_error *err);
-bool eng_fold_stopped(void *folder);
+bool eng_fold_stopped(void *fold);
 
 /* --- into the base (fold_base.c): FO-10 to FO-14 --- */
 /* Whether the @count layers of @run, lowest first, may be copied into the layer beneath: *@base. */
@@ -71,10 +77,13 @@ int eng_fold_base_copy(struct fold *f, struct fmt_error *err);
 int eng_fold_base_commit(struct fold *f, bool attached, struct fmt_error *err);
 
 /*
- * Folds what there is to fold of the disk. 0: folded, or nothing to fold; -EAGAIN and others: to be tried
- * again. *@later: there may be more, or something is worth a fold once the disk is in peace (@patient).
+ * Folds what there is to fold of the disk. 1: folded, there may be more; 0: nothing to fold; an error: to
+ * be tried again. *@later: something is worth a fold once the disk is in peace (@patient).
  */
 int eng_fold_disk(struct eng_folder *folder, const struct fmt_uuid *disk, bool patient,
-		  bool *later);
+		  struct fmt_error *err, bool *later);
+/* Bytes of the layers that a fold of the disk would join now; 0: there is none. */
+int eng_fold_ahead(struct eng_folder *folder, const struct fmt_uuid *disk, bool patient,
+		   uint64_t *ret);
 
 #endif

@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/garbage.h"
+
 #define CLAIM_NS (10 * 1000000000ull)
 
 /* --- planning --- */
@@ -144,7 +146,9 @@ static int plan(struct fold *f, const struct fmt_uuid *disk, bool patient, bool 
 
 bool eng_fold_stopped(void *arg)
 {
-	return atomic_load(&((struct eng_folder *)arg)->cancel);
+	const struct fold *f = arg;
+
+	return atomic_load(&f->folder->cancel) || eng_progress_stop(f->progress);
 }
 
 static int open_inputs(struct fold *f, struct fmt_error *err)
@@ -235,9 +239,9 @@ static int set_up(struct fold *f, struct fmt_error *err)
 	b->io = store->io;
 	b->inputs = f->inputs;
 	b->count = (uint32_t)f->count;
-	b->rate = &f->folder->rate;
+	b->progress = f->progress;
 	b->stop = eng_fold_stopped;
-	b->arg = f->folder;
+	b->arg = f;
 	b->spec.store = store->id;
 	b->spec.disk = row->disk;
 	eng_store_new_id(store, &b->spec.layer);
@@ -256,14 +260,6 @@ static int set_up(struct fold *f, struct fmt_error *err)
 	return r < 0 ? r : eng_fold_note_replaced(f, &b->boundary, err);
 }
 
-static void publish(struct eng_folder *folder, struct fold *f)
-{
-	pthread_mutex_lock(&folder->lock);
-	folder->fold = f;
-	folder->stats.layers = f ? (uint32_t)f->count : 0;
-	pthread_mutex_unlock(&folder->lock);
-}
-
 static int build(struct fold *f, struct fmt_error *err)
 {
 	int r = open_inputs(f, err);
@@ -272,9 +268,7 @@ static int build(struct fold *f, struct fmt_error *err)
 		r = set_up(f, err);
 	if (r < 0)
 		return r;
-	publish(f->folder, f);
 	r = f->into_base ? eng_fold_base_copy(f, err) : eng_fold_build(&f->build, err, &f->result);
-	publish(f->folder, NULL);
 	if (r == 0 && !f->into_base)
 		r = eng_io_sync_dir(f->folder->store->io, f->folder->store->layers_dir);
 	return r;
@@ -340,10 +334,15 @@ static int put_rows(struct fold *f, struct fmt_error *err)
 
 	if (r < 0)
 		return r;
+	if (!eng_progress_decide(f->progress)) {
+		eng_catalog_rollback(cat);
+		return -ECANCELED;
+	}
 	eng_catalog_put_layer(cat, &row);
 	eng_catalog_replace_layer(cat, &last->id, &row.id);
 	for (size_t i = f->count; i-- > 0;)
 		eng_catalog_remove_layer(cat, &f->rows[i].id);
+	eng_progress_put_job(f->progress, f->folder->store->io, cat, NULL);
 	return eng_catalog_commit(cat, err);
 }
 
@@ -435,8 +434,7 @@ static int commit_claimed(struct fold *f, struct eng_entry *entry, struct fmt_er
 	pthread_mutex_lock(&folder->lock);
 	folder->swaps++;
 	folder->stats.folds++;
-	folder->stats.bytes += atomic_load(f->into_base ? &f->copy.total_bytes
-							: &f->build.total_bytes);
+	folder->stats.bytes += atomic_load(&f->progress->total);
 	pthread_mutex_unlock(&folder->lock);
 	if (attached) {
 		f->swap.folded = eng_layer_get(f->result);
@@ -467,7 +465,7 @@ static int commit(struct fold *f, struct fmt_error *err)
 	struct eng_entry *entry;
 	int r = -EBUSY;
 
-	while (r == -EBUSY && !eng_fold_stopped(f->folder) && eng_io_now_ns(store->io) < end) {
+	while (r == -EBUSY && !eng_fold_stopped(f) && eng_io_now_ns(store->io) < end) {
 		r = eng_entry_claim(store, &f->rows[0].disk, 0, &entry);
 		if (r == 0 && may_commit(store, entry)) {
 			r = commit_claimed(f, entry, err);
@@ -486,29 +484,87 @@ static int commit(struct fold *f, struct fmt_error *err)
 
 /* --- all of it --- */
 
-int eng_fold_disk(struct eng_folder *folder, const struct fmt_uuid *disk, bool patient, bool *later)
+/* From here to end() the fold is known, and can be cancelled. */
+static void begin(struct fold *f)
+{
+	struct eng_folder *folder = f->folder;
+	struct eng_progress *p = NULL;
+
+	if (folder->watch.begin)
+		p = folder->watch.begin(folder->watch.arg, &f->rows[0].disk, (uint32_t)f->count);
+	f->progress = p ? p : &f->own;
+	pthread_mutex_lock(&folder->lock);
+	atomic_store(&f->progress->rate, atomic_load(&folder->rate));
+	if (atomic_load(&folder->cancel))
+		atomic_store(&f->progress->cancel, true);
+	folder->progress = f->progress;
+	folder->stats.layers = (uint32_t)f->count;
+	pthread_mutex_unlock(&folder->lock);
+}
+
+/* @p is the fold's, which may be gone when it went well, or NULL where nobody watches. */
+static void end(struct eng_folder *folder, struct eng_progress *p, int r,
+		const struct fmt_error *err)
+{
+	pthread_mutex_lock(&folder->lock);
+	folder->progress = NULL;
+	folder->stats.layers = 0;
+	pthread_mutex_unlock(&folder->lock);
+	if (p)
+		folder->watch.end(folder->watch.arg, p, r, err);
+}
+
+int eng_fold_disk(struct eng_folder *folder, const struct fmt_uuid *disk, bool patient,
+		  struct fmt_error *err, bool *later)
 {
 	struct fold *f = calloc(1, sizeof(*f));
-	struct fmt_error err = {""};
+	struct eng_progress *watched;
 	int r;
 
 	if (!f)
 		return -ENOMEM;
 	f->folder = folder;
 	r = plan(f, disk, patient, later);
-	if (r == 0 && f->count) {
-		r = build(f, &err);
-		if (r == 0) {
-			r = commit(f, &err);
-			if (r == 0) {
-				*later = true; /* there may be more */
-				return 0;
-			}
-			/* T23: with a COMMIT of unknown outcome either may be what the next open finds. */
-			if (!f->into_base && !eng_catalog_poisoned(folder->store->catalog))
-				eng_io_unlink(folder->store->io, f->result->path);
-		}
+	/* FO-5: there would be no commit, so nothing is built either. */
+	if (r == 0 && f->count && eng_garbage_is_read(folder->store, disk))
+		r = fmt_fail(err, -EBUSY, "a snapshot of the disk is being read");
+	if (r < 0 || !f->count)
+		goto out;
+	begin(f);
+	watched = f->progress == &f->own ? NULL : f->progress;
+	r = build(f, err);
+	if (r == 0) {
+		r = commit(f, err);
+		if (r == 0)
+			f = NULL; /* its swap's, or gone */
+		/* T23: with a COMMIT of unknown outcome either may be what the next open finds. */
+		else if (!f->into_base && !eng_catalog_poisoned(folder->store->catalog))
+			eng_io_unlink(folder->store->io, f->result->path);
 	}
+	end(folder, watched, r, err);
+	r = r < 0 ? r : 1;
+out:
+	if (f)
+		fold_free(f);
+	return r;
+}
+
+int eng_fold_ahead(struct eng_folder *folder, const struct fmt_uuid *disk, bool patient,
+		   uint64_t *ret)
+{
+	struct fold *f = calloc(1, sizeof(*f));
+	uint64_t bytes = 0;
+	bool later;
+	int r;
+
+	if (!f)
+		return -ENOMEM;
+	f->folder = folder;
+	r = plan(f, disk, patient, &later);
+	for (size_t i = 0; r == 0 && i < f->count; i++)
+		bytes += eng_store_layer_bytes(folder->store, &f->rows[i]);
 	fold_free(f);
+	if (r == 0)
+		*ret = bytes;
 	return r;
 }

@@ -34,9 +34,12 @@ void eng_progress_add(struct eng_progress *p, uint64_t bytes);
 /* Whether the work is to end with -ECANCELED. */
 bool eng_progress_stop(const struct eng_progress *p);
 /*
- * Counts @bytes as done and waits as the limit wants it; a new limit, none and a cancel are seen within
- * a tenth of a second. -ECANCELED with @err filled: "@what: cancelled after ...".
+ * Waits as the limit wants it for @bytes that were just read or written; a new limit, none and a cancel
+ * are seen within a tenth of a second. -ECANCELED with @err filled: "@what: cancelled after ...".
  */
+int eng_progress_wait(struct eng_progress *p, struct eng_io *io, uint64_t bytes, const char *what,
+		      struct fmt_error *err);
+/* Counts @bytes as done too. */
 int eng_progress_pace(struct eng_progress *p, struct eng_io *io, uint64_t bytes, const char *what,
 		      struct fmt_error *err);
 

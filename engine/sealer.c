@@ -81,6 +81,7 @@ static void task_seal(struct eng_task *task)
 
 	if (!eng_pool_stopping(t->store->pool))
 		seal(t);
+	atomic_fetch_sub(&t->store->seals, 1);
 	eng_layer_put(t->layer);
 	free(t);
 }
@@ -95,6 +96,7 @@ void eng_store_seal(struct eng_store *store, const struct fmt_uuid *id, struct e
 	t->store = store;
 	t->id = *id;
 	t->layer = layer ? eng_layer_get(layer) : NULL;
+	atomic_fetch_add(&store->seals, 1);
 	eng_pool_submit(store->pool, ENG_POOL_IDLE, &t->task);
 }
 

@@ -73,6 +73,7 @@ struct eng_store {
 	struct eng_task checkpoint_task, standby_task;
 	bool standby_coming;    /* lock */
 	bool checkpoint_coming; /* lock */
+	_Atomic unsigned seals; /* queued and under way */
 	_Atomic bool unsettled; /* a cut's rows could not be taken back: the next open recovers */
 	struct eng_reading *readings; /* lock: attached snapshots' disks (hold.c) */
 	struct eng_snapshot *cuts; /* creates from their check to their end (CU-4) */

@@ -354,6 +354,29 @@ static void begin_held(char id[37], const char *settings)
 	snprintf(id, 37, "%s", text(json_object_get(last, "result"), "Job"));
 }
 
+/* FO-16, FO-17, JB-15 */
+Test(api_call, folds_have_a_rate_and_an_end)
+{
+	char job[100];
+
+	expect_result("SetFoldRate", "'BytesPerSecond': 1048576");
+	expect_result("SetFoldRate", "'BytesPerSecond': 0");
+	ask("SetFoldRate", "'BytesPerSecond': -1");
+	failed("EINVAL", "params.BytesPerSecond");
+	ask("Settle", "'Name': 'web/root'");
+	failed("4", "params.Name");
+	expect_result("Settle", "'Whole': true, 'Timeout': 60000");
+	snprintf(job, sizeof(job), "'Job': '%s', 'Timeout': 20000",
+		 text(json_object_get(last, "result"), "Job"));
+	expect_result("WaitJob", job);
+	cr_expect_eq(number(json_object_get(last, "result"), "job_state"), VMIMG_JOB_COMPLETED);
+	cr_expect_eq(number(json_object_get(last, "result"), "job_type"), VMIMG_JOB_TYPE_SETTLE);
+	snprintf(job, sizeof(job), "'Job': '%s', 'BytesPerSecond': 1",
+		 text(json_object_get(last, "result"), "instance_id"));
+	ask("SetJobRate", job);
+	failed("EINVAL", "params.Job");
+}
+
 /* CP-8, JB-12, JB-13 */
 Test(api_call, a_job_is_waited_for_cancelled_and_explained)
 {

@@ -133,12 +133,15 @@ static bool swapped(void)
 /* One look, as of a disk in peace. */
 static int fold(void)
 {
+	struct fmt_error why;
 	struct cat_disk row;
 	bool later;
+	int r;
 
 	turn_until(swapped() && all_sealed()); /* nobody turns the disk's queue meanwhile */
 	must(eng_catalog_get_disk(store->catalog, "a", "d0", &row) == 0);
-	return eng_fold_disk(&folder, &row.id, false, &later);
+	r = eng_fold_disk(&folder, &row.id, false, &why, &later);
+	return r < 0 ? r : 0;
 }
 
 static void fold_all(void)

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: MIT */
+/* fold.c - folds as jobs, their rate and their cancel, and waiting until space has come back. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "tests/api/fixture.h"
+
+TestSuite(api_fold, .init = fixture_init, .fini = fixture_fini, .timeout = 120);
+
+static void nap(unsigned ms)
+{
+	nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000L}, NULL);
+}
+
+static void delete (const char *snapshot)
+{
+	struct vmimg_job *job = NULL;
+
+	expect_ok(vmimg_destroy_snapshot(svc, snapshot, &job, &err));
+	expect_state(job, VMIMG_JOB_COMPLETED);
+	vmimg_job_put(job);
+}
+
+static int64_t layers_of(const char *disk)
+{
+	json_t *doc = describe(VMIMG_KIND_DISK, disk);
+	int64_t layers = number(doc, "layers");
+
+	json_decref(doc);
+	return layers;
+}
+
+/* web/d0 with three snapshots, 4 MiB of its own in each; deleting s1 and s2 leaves three layers to fold. */
+static void make_chain(void)
+{
+	make_vm("web", 1);
+	make_collection("prod", "web", NULL);
+	cr_assert_eq(create("prod", "base"), VMIMG_OK);
+	fill("web/d0", 0, 4 * MIB, 1);
+	cr_assert_eq(create("prod", "s1"), VMIMG_OK);
+	fill("web/d0", MIB, 4 * MIB, 2);
+	cr_assert_eq(create("prod", "s2"), VMIMG_OK);
+	fill("web/d0", 2 * MIB, 4 * MIB, 3);
+	cr_assert_eq(create("prod", "s3"), VMIMG_OK);
+	expect_ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
+}
+
+static void expect_content(void)
+{
+	expect_filled("web/d0", 0, MIB, 1);
+	expect_filled("web/d0", MIB, MIB, 2);
+	expect_filled("web/d0", 2 * MIB, 4 * MIB, 3);
+	expect_filled("prod@s3/web/d0", MIB, MIB, 2);
+}
+
+/* The newest job of the type in the list; its reference, or NULL. */
+static struct vmimg_job *job_of_type(unsigned type)
+{
+	json_t *jobs = list(VMIMG_KIND_JOB, NULL);
+	struct vmimg_job *job = NULL;
+
+	for (size_t i = json_array_size(jobs); i-- > 0 && !job;) {
+		const json_t *one = json_array_get(jobs, i);
+
+		if (number(one, "job_type") == type)
+			expect_ok(vmimg_job_get(svc, text(one, "instance_id"), &err, &job));
+	}
+	json_decref(jobs);
+	return job;
+}
+
+static struct vmimg_job *running_fold(void)
+{
+	struct vmimg_job_info info;
+	struct vmimg_job *job;
+
+	for (int i = 0; i < 500; i++) {
+		job = job_of_type(VMIMG_JOB_TYPE_MERGE);
+		if (job) {
+			vmimg_job_info(job, &info);
+			if (info.job_state == VMIMG_JOB_RUNNING && info.bytes_total)
+				return job;
+		}
+		vmimg_job_put(job);
+		nap(10);
+	}
+	cr_assert_fail("no fold began");
+	return NULL;
+}
+
+/* FO-15, FO-16 */
+Test(api_fold, settle_waits_until_space_is_back)
+{
+	struct vmimg_job_info info;
+	struct vmimg_job *job = NULL;
+	int64_t layers;
+
+	make_chain();
+	layers = layers_of("web/d0");
+	delete ("prod@s1");
+	delete ("prod@s2");
+	cr_assert_eq(vmimg_settle(svc, "prod", 0, UINT64_MAX, &job, &err), VMIMG_JOB_STARTED);
+	expect_state(job, VMIMG_JOB_COMPLETED);
+	vmimg_job_info(job, &info);
+	cr_expect_eq(info.job_type, VMIMG_JOB_TYPE_SETTLE);
+	cr_expect_str_eq(info.name, "prod");
+	vmimg_job_put(job);
+	cr_expect_eq(layers_of("web/d0"), layers - 2, "three layers are one");
+	job = job_of_type(VMIMG_JOB_TYPE_MERGE);
+	cr_assert_not_null(job, "the fold was a job");
+	vmimg_job_info(job, &info);
+	cr_expect_eq(info.job_state, VMIMG_JOB_COMPLETED);
+	cr_expect_str_eq(info.name, "web/d0");
+	cr_expect_eq(info.percent_complete, 100);
+	vmimg_job_put(job);
+	expect_content();
+}
+
+/* FO-15, JB-14, JB-15 */
+Test(api_fold, a_fold_under_way_shows_and_goes_faster)
+{
+	struct vmimg_job_info info;
+	struct vmimg_job *job;
+
+	make_chain();
+	expect_ok(vmimg_set_fold_rate(svc, MIB, &err));
+	delete ("prod@s1");
+	job = running_fold();
+	nap(700);
+	vmimg_job_info(job, &info);
+	cr_expect_eq(info.job_state, VMIMG_JOB_RUNNING);
+	cr_expect(info.cancellable);
+	cr_expect_eq(info.rate_limit, MIB);
+	cr_expect_gt(info.bytes_total, 3 * MIB);
+	cr_expect_lt(info.bytes_done, info.bytes_total);
+	cr_expect_lt(info.percent_complete, 100);
+	expect_ok(vmimg_job_set_rate(job, 0, &err));
+	cr_assert_eq(vmimg_job_wait(job, 10 * SECOND), 0, "it goes on at once");
+	expect_state(job, VMIMG_JOB_COMPLETED);
+	vmimg_job_put(job);
+	expect_content();
+}
+
+/* FO-15 */
+Test(api_fold, a_cancelled_fold_is_not_begun_again_until_something_changes)
+{
+	struct vmimg_job_info info;
+	struct vmimg_job *job;
+	int64_t layers;
+
+	make_chain();
+	expect_ok(vmimg_set_fold_rate(svc, 65536, &err));
+	layers = layers_of("web/d0");
+	delete ("prod@s1");
+	job = running_fold();
+	cr_assert_eq(vmimg_job_request_state_change(job, VMIMG_REQUEST_TERMINATE, 0, &err),
+		     VMIMG_REQUEST_TRANSITION_STARTED);
+	cr_assert_eq(vmimg_job_wait(job, 10 * SECOND), 0, "a limit does not keep it");
+	expect_state(job, VMIMG_JOB_TERMINATED);
+	vmimg_job_put(job);
+	expect_ok(vmimg_set_fold_rate(svc, 0, &err));
+	nap(1500);
+	cr_expect_eq(layers_of("web/d0"), layers);
+	expect_ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
+	cr_expect_eq(layers_of("web/d0"), layers, "nothing is wanted");
+	delete ("prod@s2");
+	expect_ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
+	cr_expect_eq(layers_of("web/d0"), layers - 2, "both at once");
+	job = job_of_type(VMIMG_JOB_TYPE_MERGE);
+	vmimg_job_info(job, &info);
+	cr_expect_eq(info.job_state, VMIMG_JOB_COMPLETED);
+	vmimg_job_put(job);
+	expect_content();
+}
+
+/* FO-16 */
+Test(api_fold, settle_ends_by_its_time_or_a_cancel_and_folds_go_on)
+{
+	struct vmimg_job *job = NULL;
+	int64_t layers;
+
+	make_chain();
+	layers = layers_of("web/d0");
+	expect_ok(vmimg_set_fold_rate(svc, 65536, &err));
+	delete ("prod@s1");
+	vmimg_job_put(running_fold());
+	expect_error(vmimg_settle(svc, "web/d0", VMIMG_SETTLE_WAIT, SECOND / 10, NULL, &err),
+		     VMIMG_TIMEOUT);
+	cr_assert_eq(vmimg_settle(svc, "prod", 0, UINT64_MAX, &job, &err), VMIMG_JOB_STARTED);
+	cr_assert_eq(vmimg_job_request_state_change(job, VMIMG_REQUEST_TERMINATE, 0, &err),
+		     VMIMG_REQUEST_TRANSITION_STARTED);
+	expect_state(job, VMIMG_JOB_TERMINATED);
+	vmimg_job_put(job);
+	expect_ok(vmimg_set_fold_rate(svc, 0, &err));
+	expect_ok(vmimg_settle(svc, "prod", VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
+	cr_expect_eq(layers_of("web/d0"), layers - 1);
+	expect_content();
+}
+
+/* FO-9, FO-16 */
+Test(api_fold, whole_folds_what_does_not_pay)
+{
+	int64_t layers;
+
+	make_vm("web", 1);
+	make_collection("prod", "web", NULL);
+	fill("web/d0", 0, 8 * MIB, 1);
+	cr_assert_eq(create("prod", "s1"), VMIMG_OK);
+	fill("web/d0", 0, 4096, 2);
+	cr_assert_eq(create("prod", "s2"), VMIMG_OK);
+	fill("web/d0", 0, 4 * MIB, 3);
+	cr_assert_eq(create("prod", "s3"), VMIMG_OK);
+	fill("web/d0", 0, 4096, 4);
+	cr_assert_eq(create("prod", "s4"), VMIMG_OK);
+	layers = layers_of("web/d0");
+	delete ("prod@s3");
+	expect_ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
+	cr_expect_eq(layers_of("web/d0"), layers, "4 KiB do not pay for 4 MiB");
+	expect_ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT | VMIMG_SETTLE_WHOLE, UINT64_MAX, NULL,
+			       &err));
+	cr_expect_eq(layers_of("web/d0"), layers - 1);
+	expect_filled("web/d0", 0, 4096, 4);
+	expect_filled("web/d0", 4096, 4 * MIB - 4096, 3);
+	expect_filled("prod@s2/web/d0", 0, 4096, 2);
+}
+
+Test(api_fold, settle_refuses_what_is_not_there)
+{
+	make_vm("web", 1);
+	expect_error(vmimg_settle(NULL, NULL, 0, 0, NULL, &err), VMIMG_INVALID_PARAMETER);
+	expect_error(vmimg_settle(svc, "web/d9", 0, 0, NULL, &err), VMIMG_INVALID_PARAMETER);
+	expect_error(vmimg_settle(svc, "prod", 0, 0, NULL, &err), VMIMG_INVALID_PARAMETER);
+	expect_error(vmimg_settle(svc, "a b", 0, 0, NULL, &err), VMIMG_INVALID_PARAMETER);
+	expect_error(vmimg_settle(svc, NULL, 4, 0, NULL, &err), VMIMG_INVALID_PARAMETER);
+	expect_error(vmimg_set_fold_rate(NULL, 0, &err), -EINVAL);
+	make_collection("empty", NULL);
+	expect_ok(vmimg_settle(svc, "empty", VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
+}
+
+/* JB-9, FO-8: a store that is closed in the middle of a fold leaves neither a file nor a job. */
+Test(api_fold, a_close_ends_the_fold_and_the_next_open_folds)
+{
+	struct vmimg_job_info info;
+	struct vmimg_job *job;
+	int64_t layers;
+
+	make_chain();
+	layers = layers_of("web/d0");
+	expect_ok(vmimg_set_fold_rate(svc, 65536, &err));
+	delete ("prod@s1");
+	vmimg_job_put(running_fold());
+	fixture_reopen();
+	expect_ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
+	cr_expect_eq(layers_of("web/d0"), layers - 1);
+	job = job_of_type(VMIMG_JOB_TYPE_MERGE);
+	vmimg_job_info(job, &info);
+	cr_expect_eq(info.job_state, VMIMG_JOB_COMPLETED);
+	vmimg_job_put(job);
+	expect_content();
+}
