@@ -134,7 +134,10 @@ static int disk_document(struct vmimg_service *svc, const void *row, json_t **re
 			 (int)is_attached(svc->store, &disk->id), "layers", (json_int_t)count,
 			 "head", head, "allocated", (json_int_t)allocated, "created",
 			 api_json_time(disk->created_ns));
-	return 0;
+	r = api_add_usage(svc, &disk->head, 1, *ret);
+	if (r < 0)
+		json_decref(*ret);
+	return r;
 }
 
 /* --- COLLECTION --- */
@@ -190,16 +193,19 @@ static json_t *snapshot_member(struct vmimg_service *svc, const struct cat_snaps
 	struct cat_layer layer;
 	uint64_t allocated = 0;
 	bool sealed = false;
+	json_t *doc;
 
 	if (!row->skipped && eng_catalog_get_layer(svc->store->catalog, &row->layer, &layer) == 0) {
 		allocated = eng_store_layer_bytes(svc->store, &layer);
 		sealed = layer.state == CAT_LAYER_SEALED;
 	}
-	return json_pack("{s:o, s:o, s:I, s:I, s:b, s:b}", "disk",
-			 api_json_name(row->vm_name, '/', row->disk_name), "layer",
-			 row->skipped ? json_null() : api_json_id(&row->layer), "size",
-			 (json_int_t)row->size, "allocated", (json_int_t)allocated, "sealed",
-			 (int)sealed, "skipped", (int)row->skipped);
+	doc = json_pack("{s:o, s:o, s:I, s:I, s:b, s:b}", "disk",
+			api_json_name(row->vm_name, '/', row->disk_name), "layer",
+			row->skipped ? json_null() : api_json_id(&row->layer), "size",
+			(json_int_t)row->size, "allocated", (json_int_t)allocated, "sealed",
+			(int)sealed, "skipped", (int)row->skipped);
+	return api_add_usage(svc, &row->layer, !row->skipped, doc) < 0 ? json_decref(doc),
+	       NULL                                                    : doc;
 }
 
 static json_t *snapshot_facts(const struct cat_snapshot *snap)
@@ -273,8 +279,12 @@ static int snapshot_document(struct vmimg_service *svc, const void *row, json_t 
 	json_object_set_new(doc, "guests", frozen);
 	json_object_set_new(doc, "members", members);
 	json_object_set_new(doc, "holds", holds);
-	*ret = doc;
-	return 0;
+	r = api_add_snapshot_usage(svc, &snap->id, doc);
+	if (r < 0)
+		json_decref(doc);
+	else
+		*ret = doc;
+	return r;
 }
 
 /* --- JOB --- */

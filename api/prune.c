@@ -61,6 +61,7 @@ static int gather(struct prune *p)
 		p->snaps[p->count] = p->snaps[i];
 		item->time_ns = time_of(&p->snaps[i]);
 		item->automatic = p->snaps[i].automatic;
+		item->automatic = p->snaps[i].automatic;
 		item->in_use = eng_store_is_read(store, &p->snaps[i].id);
 		r = is_held(p, &p->snaps[i].id, &item->held);
 		p->count++;

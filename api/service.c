@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/describe.h"
 #include "api/event.h"
 #include "api/fold.h"
 #include "api/job.h"
@@ -92,6 +93,7 @@ static struct vmimg_service *service_create(void)
 	if (!svc)
 		return NULL;
 	pthread_mutex_init(&svc->lock, NULL);
+	pthread_mutex_init(&svc->usage_lock, NULL);
 	pthread_cond_init(&svc->job_ended, NULL);
 	return svc;
 }
@@ -105,6 +107,7 @@ static void service_destroy(struct vmimg_service *svc)
 	free_words(svc->lease_argv);
 	pthread_cond_destroy(&svc->job_ended);
 	pthread_mutex_destroy(&svc->lock);
+	pthread_mutex_destroy(&svc->usage_lock);
 	free(svc);
 }
 
@@ -177,6 +180,7 @@ int vmimg_close(struct vmimg_service *svc)
 	api_thaw_finish(svc);
 	api_leases_finish(svc);
 	api_events_stop(svc->events);
+	api_usage_forget(svc);
 	r = eng_store_close(svc->store);
 	if (r == -EBUSY)
 		return r;

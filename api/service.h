@@ -32,6 +32,10 @@ struct vmimg_service {
 
 	struct api_events *events;
 
+	pthread_mutex_t usage_lock; /* usage.c: taken alone */
+	struct eng_usage *usage;    /* or NULL */
+	uint64_t usage_changes, usage_ns, usage_spent_ns, usage_taken_ns;
+
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t job_ended;
 	struct vmimg_job *jobs;     /* that run or somebody refers to */

@@ -94,7 +94,10 @@ int api_store_document(struct vmimg_service *svc, json_t **ret)
 			 (json_int_t)n.snapshots, "layers", (json_int_t)n.layers, "allocated",
 			 (json_int_t)n.allocated);
 	add_folds(svc, *ret);
-	return 0;
+	r = api_add_store_usage(svc, *ret);
+	if (r < 0)
+		json_decref(*ret);
+	return r;
 }
 
 /* --- TREE --- */
@@ -103,7 +106,8 @@ static int tree_snapshot(struct vmimg_service *svc, const void *row, json_t **re
 {
 	const struct cat_snapshot *snap = row;
 
-	(void)svc;
+	int r;
+
 	if (snap->state != CAT_SNAPSHOT_COMPLETE)
 		return -ENOENT;
 	*ret = json_pack("{s:o, s:o, s:s, s:I}", "snapshot",
@@ -111,7 +115,10 @@ static int tree_snapshot(struct vmimg_service *svc, const void *row, json_t **re
 			 api_json_time(snap->created_ns), "type_name",
 			 snap->type == VMIMG_SNAPSHOT_RECOVERY ? "recovery" : "standard", "disks",
 			 (json_int_t)snap->disks);
-	return 0;
+	r = api_add_snapshot_usage(svc, &snap->id, *ret);
+	if (r < 0)
+		json_decref(*ret);
+	return r;
 }
 
 static int tree_collection(struct vmimg_service *svc, const void *row, json_t **ret)
@@ -142,37 +149,73 @@ static int tree_layer(struct vmimg_service *svc, const void *row, json_t **ret)
 	const struct cat_layer *layer = row;
 	json_t *name = json_null();
 	struct cat_snapshot snap;
+	int r;
 
 	if (!fmt_uuid_is_none(&layer->snapshot) &&
 	    eng_catalog_get_snapshot_id(catalog_of(svc), &layer->snapshot, &snap) == 0 &&
 	    snap.state == CAT_SNAPSHOT_COMPLETE)
 		name = api_json_name(snap.collection_name, '@', snap.name);
-	*ret = json_pack("{s:o, s:s, s:s, s:I, s:o, s:I}", "layer", api_json_id(&layer->id), "kind",
-			 api_kind_name(layer->kind), "state",
+	*ret = json_pack("{s:o, s:o, s:s, s:s, s:I, s:o, s:I}", "layer", api_json_id(&layer->id),
+			 "parent",
+			 fmt_uuid_is_none(&layer->parent) ? json_null()
+							  : api_json_id(&layer->parent),
+			 "kind", api_kind_name(layer->kind), "state",
 			 states[layer->state <= 4 ? layer->state : 0], "allocated",
 			 (json_int_t)eng_store_layer_bytes(svc->store, layer), "snapshot", name,
 			 "generation", (json_int_t)layer->generation);
-	return 0;
+	r = api_add_layer_usage(svc, &layer->id, *ret);
+	if (r < 0)
+		json_decref(*ret);
+	return r;
+}
+
+/* The disk's layers that its head does not stand on: kept by snapshots of states it has left (US-7). */
+static int tree_branches(struct vmimg_service *svc, const struct cat_disk *disk,
+			 const struct cat_layer *chain, size_t count, json_t **ret)
+{
+	struct cat_layer *all = NULL;
+	size_t n = 0, left = 0;
+	int r = eng_catalog_list_layers(catalog_of(svc), &disk->id, &all, &n);
+
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		bool beneath = all[i].state == CAT_LAYER_PENDING;
+
+		for (size_t j = 0; j < count; j++)
+			beneath = beneath || fmt_uuid_equal(&all[i].id, &chain[j].id);
+		if (!beneath)
+			all[left++] = all[i];
+	}
+	if (r == 0)
+		r = api_json_rows(svc, all, left, sizeof(*all), tree_layer, ret);
+	free(all);
+	return r;
 }
 
 static int tree_disk(struct vmimg_service *svc, const void *row, json_t **ret)
 {
 	const struct cat_disk *disk = row;
 	struct cat_layer *layers = NULL;
-	json_t *chain = NULL;
+	json_t *chain = NULL, *branches = NULL;
 	size_t count = 0;
 	int r = eng_catalog_chain(catalog_of(svc), &disk->head, &layers, &count);
 
 	if (r == 0)
 		r = api_json_rows(svc, layers, count, sizeof(*layers), tree_layer, &chain);
+	if (r == 0)
+		r = tree_branches(svc, disk, layers, count, &branches);
 	free(layers);
-	if (r < 0)
+	if (r < 0) {
+		json_decref(chain);
 		return r;
-	*ret = json_pack("{s:o, s:I, s:b, s:o}", "disk",
+	}
+	*ret = json_pack("{s:o, s:I, s:b, s:o, s:o}", "disk",
 			 api_json_name(disk->vm_name, '/', disk->name), "size",
 			 (json_int_t)disk->size, "independent", (int)disk->independent, "chain",
-			 chain);
-	return 0;
+			 chain, "branches", branches);
+	r = api_add_usage(svc, &disk->head, 1, *ret);
+	if (r < 0)
+		json_decref(*ret);
+	return r;
 }
 
 static int tree_vm(struct vmimg_service *svc, const void *row, json_t **ret)

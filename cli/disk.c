@@ -83,13 +83,10 @@ static int run_create(struct cli *cli, int argc, char **argv)
 static int run_list(struct cli *cli, int argc, char **argv)
 {
 	static const struct cli_column columns[] = {
-		{"DISK", "disk", CLI_AS_TEXT},
-		{"SIZE", "size", CLI_AS_SIZE},
-		{"ALLOCATED", "allocated", CLI_AS_SIZE},
-		{"LAYERS", "layers", CLI_AS_TEXT},
-		{"INDEPENDENT", "independent", CLI_AS_TEXT},
-		{"CREATED", "created", CLI_AS_TIME},
-		{0},
+		{"DISK", "disk", CLI_AS_TEXT},       {"SIZE", "size", CLI_AS_SIZE},
+		{"USED", "used", CLI_AS_SIZE},       {"ALLOCATED", "allocated", CLI_AS_SIZE},
+		{"LAYERS", "layers", CLI_AS_TEXT},   {"INDEPENDENT", "independent", CLI_AS_TEXT},
+		{"CREATED", "created", CLI_AS_TIME}, {0},
 	};
 	int words = cli_parse(cli, NULL, argc, argv);
 

@@ -509,6 +509,8 @@ static int run_list(struct cli *cli, int argc, char **argv)
 		{"TYPE", "type_name", CLI_AS_TEXT},
 		{"CONSISTENCY", "consistency", CLI_AS_CONSISTENCY},
 		{"DISKS", "disks", CLI_AS_TEXT},
+		{"USED", "used", CLI_AS_SIZE},
+		{"EXCLUSIVE", "exclusive", CLI_AS_SIZE},
 		{"STATE", "state", CLI_AS_TEXT},
 		{"CUT", "cut_ns", CLI_AS_DURATION},
 		{"TOTAL", "total_ns", CLI_AS_DURATION},

@@ -57,7 +57,7 @@ static void print_collection(struct picture *p, const json_t *collection, bool l
 	const json_t *snapshots = json_object_get(collection, "snapshots");
 	size_t i, count = json_array_size(snapshots);
 	json_t *item;
-	char created[CLI_TEXT_MAX];
+	char created[CLI_TEXT_MAX], size[CLI_TEXT_MAX];
 
 	branch(p, 0, last);
 	printf("collection %s:", text(collection, "collection"));
@@ -66,31 +66,49 @@ static void print_collection(struct picture *p, const json_t *collection, bool l
 	printf("%s\n", json_array_size(members) ? "" : " empty");
 	json_array_foreach (snapshots, i, item) {
 		branch(p, 1, i + 1 == count);
-		printf("%s  %s  %s  %llu disks\n", text(item, "snapshot"),
+		printf("%s  %s  %s  %llu disks  %s used", text(item, "snapshot"),
 		       cli_time_text(created, text(item, "created")), text(item, "type_name"),
-		       (unsigned long long)number(item, "disks"));
+		       (unsigned long long)number(item, "disks"),
+		       cli_size_text(size, number(item, "used")));
+		printf(", %s%s exclusive\n",
+		       json_is_true(json_object_get(item, "exact")) ? "" : "about ",
+		       cli_size_text(size, number(item, "exclusive")));
 	}
 }
 
 /* --- disks --- */
 
-static void print_layer(struct picture *p, const json_t *layer, bool last)
+static void print_layer(struct picture *p, const json_t *layer, bool last, bool beside)
 {
 	const char *snapshot = json_string_value(json_object_get(layer, "snapshot"));
 	char size[CLI_TEXT_MAX];
 
 	branch(p, 2, last);
-	printf("%-7s  %9s  ", text(layer, "kind"), cli_size_text(size, number(layer, "allocated")));
+	printf("%s%-7s  %9s  ", beside ? "(left) " : "", text(layer, "kind"),
+	       cli_size_text(size, number(layer, "allocated")));
+	if (number(layer, "masked"))
+		printf("%9s masked  ", cli_size_text(size, number(layer, "masked")));
 	if (snapshot)
 		printf("%-8s  %s\n", text(layer, "state"), snapshot);
 	else
 		printf("%s\n", text(layer, "state"));
 }
 
+/* What the disk has left by a revert, and snapshots keep: a layer a line. */
+static void print_branches(struct picture *p, const json_t *branches)
+{
+	size_t i, count = json_array_size(branches);
+	json_t *layer;
+
+	json_array_foreach (branches, i, layer)
+		print_layer(p, layer, i + 1 == count, true);
+}
+
 static void print_disk(struct picture *p, const json_t *disk, bool last)
 {
 	const json_t *chain = json_object_get(disk, "chain");
 	const char *name = strrchr(text(disk, "disk"), '/');
+	const json_t *branches = json_object_get(disk, "branches");
 	size_t i, count = json_array_size(chain);
 	json_t *layer;
 	char size[CLI_TEXT_MAX];
@@ -106,8 +124,9 @@ static void print_disk(struct picture *p, const json_t *disk, bool last)
 			printf("%s%zu more layers\n", p->lines->dots, i - CHAIN_HEAD + 1);
 			continue;
 		}
-		print_layer(p, layer, i + 1 == count);
+		print_layer(p, layer, i + 1 == count && !json_array_size(branches), false);
 	}
+	print_branches(p, branches);
 }
 
 static void print_vm(struct picture *p, const json_t *vm, bool last)

@@ -121,6 +121,62 @@ int eng_blocks_or(struct eng_blocks *set, const struct eng_blocks *other)
 	return 0;
 }
 
+static const roaring_bitmap_t *chunk_at(const struct eng_blocks *set, uint64_t high)
+{
+	size_t i = set ? find(set, high) : 0;
+
+	return set && i < set->count && set->chunks[i].high == high ? set->chunks[i].bits : NULL;
+}
+
+void eng_blocks_andnot(struct eng_blocks *set, const struct eng_blocks *other)
+{
+	for (size_t i = 0; i < set->count; i++) {
+		const roaring_bitmap_t *bits = chunk_at(other, set->chunks[i].high);
+
+		if (bits)
+			roaring_bitmap_andnot_inplace(set->chunks[i].bits, bits);
+	}
+}
+
+void eng_blocks_and(struct eng_blocks *set, const struct eng_blocks *other)
+{
+	for (size_t i = 0; i < set->count; i++) {
+		const roaring_bitmap_t *bits = chunk_at(other, set->chunks[i].high);
+
+		if (bits)
+			roaring_bitmap_and_inplace(set->chunks[i].bits, bits);
+		else
+			roaring_bitmap_clear(set->chunks[i].bits);
+	}
+}
+
+int eng_blocks_copy(const struct eng_blocks *set, struct eng_blocks **ret)
+{
+	struct eng_blocks *copy = NULL;
+	int r = eng_blocks_create(&copy);
+
+	if (r == 0)
+		r = eng_blocks_or(copy, set);
+	if (r < 0)
+		eng_blocks_destroy(copy);
+	else
+		*ret = copy;
+	return r;
+}
+
+uint64_t eng_blocks_and_cardinality(const struct eng_blocks *a, const struct eng_blocks *b)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; a && i < a->count; i++) {
+		const roaring_bitmap_t *bits = chunk_at(b, a->chunks[i].high);
+
+		if (bits)
+			n += roaring_bitmap_and_cardinality(a->chunks[i].bits, bits);
+	}
+	return n;
+}
+
 void eng_blocks_adder_init(struct eng_blocks_adder *adder, struct eng_blocks *set)
 {
 	adder->set = set;

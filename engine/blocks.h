@@ -25,6 +25,13 @@ int eng_blocks_add_range(struct eng_blocks *set, uint64_t first, uint64_t count)
 /* Adds what @other holds; NULL is none. */
 int eng_blocks_or(struct eng_blocks *set, const struct eng_blocks *other);
 
+/* Takes out what @other holds, or what it does not hold; NULL holds nothing. */
+void eng_blocks_andnot(struct eng_blocks *set, const struct eng_blocks *other);
+void eng_blocks_and(struct eng_blocks *set, const struct eng_blocks *other);
+int eng_blocks_copy(const struct eng_blocks *set, struct eng_blocks **ret);
+/* How many both hold. */
+uint64_t eng_blocks_and_cardinality(const struct eng_blocks *a, const struct eng_blocks *b);
+
 /* Many short ranges in ascending order cost least through one of these. */
 struct eng_blocks_adder {
 	struct eng_blocks *set;

@@ -158,6 +158,16 @@ int eng_catalog_error(struct eng_catalog *cat, int code)
 	}
 }
 
+uint64_t eng_catalog_changes(struct eng_catalog *cat)
+{
+	uint64_t changes;
+
+	pthread_mutex_lock(&cat->lock);
+	changes = (uint64_t)sqlite3_total_changes64(cat->db);
+	pthread_mutex_unlock(&cat->lock);
+	return changes;
+}
+
 static int catalog_fail(struct eng_catalog *cat, int code, struct fmt_error *err)
 {
 	int r = eng_catalog_error(cat, code);

@@ -177,6 +177,8 @@ void eng_catalog_close(struct eng_catalog *cat); /* NULL is fine */
 void eng_catalog_keep_reserve(struct eng_catalog *cat);
 uint64_t eng_catalog_reserve(struct eng_catalog *cat); /* bytes kept aside now */
 bool eng_catalog_poisoned(struct eng_catalog *cat);
+/* Grows with every row that is changed: who keeps what follows from the rows sees whether it still does. */
+uint64_t eng_catalog_changes(struct eng_catalog *cat);
 /* The whole database's structure and references, for checkers: 0, or -EUCLEAN and the first finding. */
 int eng_catalog_check(struct eng_catalog *cat, struct fmt_error *err);
 /*

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * usage.c - used, exclusive and shared bytes (US-*): what each snapshot and disk refers to, against
+ * counts made by hand, and against a model of random writes, cuts and deletions.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/api/fixture.h"
+
+#define KIB 1024u
+
+static void begin(void)
+{
+	fixture_init();
+	make_vm("web", 1);
+	make_collection("prod", "web", NULL);
+}
+
+TestSuite(api_usage, .init = begin, .fini = fixture_fini, .timeout = 120);
+
+static void expect_usage(enum vmimg_kind kind, const char *name, int64_t used, int64_t exclusive)
+{
+	json_t *doc = describe(kind, name);
+
+	cr_expect_eq(number(doc, "used"), used, "%s: used %lld, expected %lld", name,
+		     (long long)number(doc, "used"), (long long)used);
+	cr_expect_eq(number(doc, "exclusive"), exclusive, "%s: exclusive %lld, expected %lld", name,
+		     (long long)number(doc, "exclusive"), (long long)exclusive);
+	cr_expect_eq(number(doc, "shared"), used - exclusive);
+	cr_expect(json_is_true(json_object_get(doc, "exact")), "%s: not exact", name);
+	json_decref(doc);
+}
+
+/* US-1, US-2 */
+Test(api_usage, each_state_and_what_only_it_sees)
+{
+	json_t *store, *member;
+
+	fill("web/d0", 0, MIB, 1);
+	expect_usage(VMIMG_KIND_DISK, "web/d0", MIB, MIB);
+	expect_ok(create("prod", "s0"));
+	expect_usage(VMIMG_KIND_DISK, "web/d0", MIB, 0);
+	expect_usage(VMIMG_KIND_SNAPSHOT, "prod@s0", MIB, 0);
+	fill("web/d0", 0, 512 * KIB, 2);
+	expect_ok(create("prod", "s1"));
+	fill("web/d0", 0, 256 * KIB, 3);
+	expect_usage(VMIMG_KIND_SNAPSHOT, "prod@s0", MIB, 512 * KIB);
+	expect_usage(VMIMG_KIND_SNAPSHOT, "prod@s1", MIB, 256 * KIB);
+	expect_usage(VMIMG_KIND_DISK, "web/d0", MIB, 256 * KIB);
+	store = describe(VMIMG_KIND_STORE, NULL);
+	cr_expect_eq(number(store, "data"), (1024 + 512 + 256) * KIB);
+	cr_expect_eq(number(store, "exclusive"), (512 + 256 + 256) * KIB);
+	cr_expect_eq(number(store, "shared"), (512 + 256) * KIB);
+	cr_expect_eq(number(store, "masked"), 0);
+	json_decref(store);
+	store = describe(VMIMG_KIND_SNAPSHOT, "prod@s1");
+	member = json_array_get(json_object_get(store, "members"), 0);
+	cr_expect_eq(number(member, "exclusive"), 256 * KIB);
+	json_decref(store);
+}
+
+/* US-2: what two snapshots share comes back with the second one. */
+Test(api_usage, what_two_share_is_nobodys_alone)
+{
+	fill("web/d0", 0, MIB, 1);
+	expect_ok(create("prod", "s0"));
+	expect_ok(create("prod", "s1"));
+	fill("web/d0", 0, MIB, 2);
+	expect_usage(VMIMG_KIND_SNAPSHOT, "prod@s0", MIB, 0);
+	expect_usage(VMIMG_KIND_SNAPSHOT, "prod@s1", MIB, 0);
+	expect_usage(VMIMG_KIND_DISK, "web/d0", MIB, MIB);
+	expect_ok(vmimg_destroy_snapshot(svc, "prod@s0", NULL, &err));
+	expect_usage(VMIMG_KIND_SNAPSHOT, "prod@s1", MIB, MIB);
+	expect_ok(vmimg_destroy_snapshot(svc, "prod@s1", NULL, &err));
+	expect_usage(VMIMG_KIND_DISK, "web/d0", MIB, MIB);
+}
+
+/* US-3: zeros mask, and take no space. */
+Test(api_usage, zeros_mask_and_take_nothing)
+{
+	struct vmimg_queue *queue;
+	struct vmimg_request request;
+	struct vmimg_completion done;
+
+	fill("web/d0", 0, MIB, 1);
+	expect_ok(create("prod", "s0"));
+	queue = new_queue();
+	request = (struct vmimg_request){
+		.disk = attach(queue, "web/d0", 0),
+		.op = VMIMG_WRITE_ZEROES,
+		.length = MIB,
+	};
+	cr_assert_eq(vmimg_queue_submit(queue, &request, 1), 1);
+	cr_assert_eq(vmimg_queue_poll(queue, &done, 1, 60 * SECOND), 1);
+	cr_assert_eq(done.result, 0);
+	cr_assert_eq(vmimg_disk_detach(request.disk), 0);
+	cr_assert_eq(vmimg_queue_destroy(queue), 0);
+	expect_usage(VMIMG_KIND_SNAPSHOT, "prod@s0", MIB, MIB);
+	expect_usage(VMIMG_KIND_DISK, "web/d0", 0, 0);
+}
+
+/* US-5: a head in use is counted by what its log says, and that is told. */
+Test(api_usage, a_head_in_use_is_not_exact)
+{
+	struct vmimg_queue *queue;
+	struct vmimg_disk *disk;
+	json_t *doc;
+
+	expect_ok(create("prod", "s0"));
+	queue = new_queue();
+	disk = attach(queue, "web/d0", 0);
+	doc = describe(VMIMG_KIND_DISK, "web/d0");
+	cr_expect(json_is_false(json_object_get(doc, "exact")));
+	json_decref(doc);
+	cr_assert_eq(vmimg_disk_detach(disk), 0);
+	cr_assert_eq(vmimg_queue_destroy(queue), 0);
+}
+
+/* --- a model: which version of each block every state has --- */
+
+#define BLOCKS 64u
+#define STATES 24u
+
+struct state {
+	bool there;
+	unsigned version[BLOCKS]; /* 0: never written */
+};
+
+static unsigned count_seen(const struct state *states, unsigned which, bool alone)
+{
+	unsigned n = 0;
+
+	for (unsigned b = 0; b < BLOCKS; b++) {
+		unsigned others = 0, v = states[which].version[b];
+
+		for (unsigned s = 0; s <= STATES; s++)
+			others += s != which && states[s].there && states[s].version[b] == v;
+		n += v && (!alone || !others);
+	}
+	return n;
+}
+
+static void expect_model(const struct state *states)
+{
+	char name[16];
+
+	for (unsigned s = 0; s <= STATES; s++) {
+		snprintf(name, sizeof(name), "prod@s%u", s);
+		if (states[s].there)
+			expect_usage(s == STATES ? VMIMG_KIND_DISK : VMIMG_KIND_SNAPSHOT,
+				     s == STATES ? "web/d0" : name,
+				     4096 * (int64_t)count_seen(states, s, false),
+				     4096 * (int64_t)count_seen(states, s, true));
+	}
+}
+
+/* US-1..US-3, through cuts, deletions in random order, and whatever folds meanwhile. */
+Test(api_usage, random_lives_agree_with_a_model)
+{
+	static struct state states[STATES + 1];
+	struct state *head = &states[STATES];
+	unsigned seed = 77, version = 0, made = 0;
+	char name[16];
+
+	head->there = true;
+	for (unsigned round = 0; round < 60; round++) {
+		unsigned pick = (unsigned)rand_r(&seed) % 3;
+		unsigned first = (unsigned)rand_r(&seed) % BLOCKS;
+		unsigned len = 1 + (unsigned)rand_r(&seed) % 16;
+
+		if (pick == 0 && made < STATES) {
+			snprintf(name, sizeof(name), "s%u", made);
+			expect_ok(create("prod", name));
+			states[made] = *head;
+			made++;
+		} else if (pick == 1 && made && states[first % made].there) {
+			snprintf(name, sizeof(name), "prod@s%u", first % made);
+			expect_ok(vmimg_destroy_snapshot(svc, name, NULL, &err));
+			states[first % made].there = false;
+		} else {
+			len = len < BLOCKS - first ? len : BLOCKS - first;
+			fill("web/d0", first * 4096, len * 4096, (uint8_t)(version + 1));
+			version++;
+			for (unsigned b = first; b < first + len; b++)
+				head->version[b] = version;
+		}
+		if (round % 6 == 5)
+			expect_model(states);
+	}
+	expect_model(states);
+}
