@@ -15,8 +15,8 @@
 #define DEPTH_MAX   8u
 
 static const struct api_method *const tables[] = {api_snapshot_methods, api_element_methods,
-						  api_keep_methods, api_branch_methods,
-						  api_diff_methods};
+						  api_keep_methods,     api_branch_methods,
+						  api_diff_methods,     api_transfer_methods};
 
 /* --- what a method asks for --- */
 

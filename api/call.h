@@ -74,5 +74,6 @@ extern const struct api_method api_snapshot_methods[]; /* call_snapshot.c */
 extern const struct api_method api_diff_methods[];     /* call_diff.c */
 extern const struct api_method api_keep_methods[];     /* call_keep.c */
 extern const struct api_method api_branch_methods[];   /* call_branch.c */
+extern const struct api_method api_transfer_methods[]; /* call_transfer.c */
 
 #endif

@@ -11,6 +11,7 @@
 #include "api/fold.h"
 #include "api/job.h"
 #include "api/quiesce.h"
+#include "api/transfer.h"
 
 #define THREADS_MAX 64u
 
@@ -103,6 +104,7 @@ static void service_destroy(struct vmimg_service *svc)
 	if (!svc)
 		return;
 	api_events_destroy(svc->events);
+	api_reports_free(svc);
 	eng_io_destroy(svc->io);
 	free_words(svc->lease_argv);
 	pthread_cond_destroy(&svc->job_ended);

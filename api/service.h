@@ -22,6 +22,7 @@
 struct api_callback;
 struct api_guest_ops;
 struct api_orphan;
+struct api_report;
 struct api_thaw_batch;
 
 struct vmimg_service {
@@ -41,6 +42,7 @@ struct vmimg_service {
 	struct vmimg_job *jobs;     /* that run or somebody refers to */
 	struct vmimg_job *finished; /* ended, thread to be joined; a reference each */
 	uint64_t pruned_ns;         /* when old job rows were removed last */
+	struct api_report *reports; /* report.c; newest first */
 
 	struct api_guest_ops *guest_ops; /* callback.c */
 	struct api_callback *callbacks;

@@ -374,10 +374,12 @@ enum vmimg_request_return {
 };
 
 #define VMIMG_JOB_TYPE_MERGE               50
+#define VMIMG_JOB_TYPE_EXPORT              62
 #define VMIMG_JOB_TYPE_APPLY_SNAPSHOT      71
 #define VMIMG_JOB_TYPE_DELETE_SNAPSHOT     72
 #define VMIMG_JOB_TYPE_SNAPSHOT_COLLECTION 198
 #define VMIMG_JOB_TYPE_SETTLE              300 /* ours */
+#define VMIMG_JOB_TYPE_IMPORT              301 /* ours: the family has no number for it */
 #define VMIMG_EFFECT_CREATE                5
 
 struct vmimg_job_info {
@@ -426,6 +428,36 @@ VMIMG_API int vmimg_job_set_rate(struct vmimg_job *job, uint64_t bytes_per_secon
 				 struct vmimg_error *err);
 /* GetErrorEx: the error as a JSON array of Msvm_Error-like objects, or "null". Free with vmimg_free(). */
 VMIMG_API int vmimg_job_get_error(struct vmimg_job *job, char **json);
+
+/* --- export and import (spec/stream.md) --- */
+/*
+ * ExportSnapshot: "COLLECTION@NAME" into the new @directory, an absolute path, or into a pipe: a path that
+ * is a FIFO, which somebody reads already. @settings: JSON object or NULL: CopyVmStorage (true),
+ * DifferentialBackupBase ("COLLECTION@NAME" or "COLLECTION#NAME"), BackupIntent (1 PreserveChain, 2
+ * Merge), and ours: Format ("stream", "raw", "qcow2"), Compress, Resume, RateLimit (bytes a second),
+ * Synchronous. Returns 4096 with *@job started; with Synchronous the outcome; 4, 5 at once, with @err.
+ * @job: NULL, or released with vmimg_job_put(). What came of it: vmimg_job_report(). Any thread but a
+ * queue's.
+ */
+VMIMG_API uint32_t vmimg_export_snapshot(struct vmimg_service *svc, const char *snapshot,
+					 const char *directory, const char *settings,
+					 struct vmimg_job **job, struct vmimg_error *err);
+/*
+ * The snapshot of a stream: @source is an absolute path of an exported directory, a stream's file, or a
+ * FIFO. A full one makes its collection, VMs and disks; an increment goes onto its base, exactly, or is
+ * refused. @settings: Collection (another name for a full one), BackupIntent (2: the base is deleted
+ * afterwards; as the stream says by default), RateLimit, Synchronous. The rest as above; the job's
+ * affected element is the snapshot.
+ */
+VMIMG_API uint32_t vmimg_import_snapshot(struct vmimg_service *svc, const char *source,
+					 const char *settings, struct vmimg_job **job,
+					 struct vmimg_error *err);
+/*
+ * What an export, import or verification that has ended came to, as JSON (spec/api.md XP-6); of the last
+ * 64. -ENOENT: it has left none. Free with vmimg_free().
+ */
+VMIMG_API int vmimg_job_report(struct vmimg_service *svc, const char *instance_id,
+			       struct vmimg_error *err, char **json);
 
 /* --- what is there: JSON documents, schemas in spec/api.md DS-* --- */
 enum vmimg_kind {

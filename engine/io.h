@@ -110,7 +110,7 @@ int eng_io_mkdir(struct eng_io *io, const char *path); /* mode 0700 */
 int eng_io_rename(struct eng_io *io, const char *from, const char *to);
 /* The same, but never over another file: -EEXIST where @to is there. */
 int eng_io_rename_new(struct eng_io *io, const char *from, const char *to);
-int eng_io_unlink(struct eng_io *io, const char *path);
+int eng_io_unlink(struct eng_io *io, const char *path); /* an empty directory too */
 int eng_io_sync_dir(struct eng_io *io, const char *path);
 /* Calls @each for every name but . and ..; stops with its value when that is not 0. */
 int eng_io_list(struct eng_io *io, const char *path, int (*each)(void *arg, const char *name),

@@ -414,7 +414,9 @@ static int posix_rename(struct eng_io *io, const char *from, const char *to, boo
 static int posix_unlink(struct eng_io *io, const char *path)
 {
 	(void)io;
-	return unlink(path) < 0 ? -errno : 0;
+	if (unlink(path) == 0 || (errno == EISDIR && rmdir(path) == 0))
+		return 0;
+	return -errno;
 }
 
 static int posix_sync_dir(struct eng_io *io, const char *path)
