@@ -9,6 +9,7 @@
 #include "api/describe.h"
 #include "api/event.h"
 #include "api/fold.h"
+#include "api/holder.h"
 #include "api/job.h"
 #include "api/quiesce.h"
 #include "api/transfer.h"
@@ -149,10 +150,16 @@ int vmimg_open(const char *dir, const struct vmimg_options *options, struct vmim
 
 		r = eng_store_open(svc->io, dir, &how, &why, &svc->store);
 	}
-	if (r < 0) {
+	if (r == -EBUSY && err) {
+		char who[160];
+
+		api_holder_text(dir, who, sizeof(who));
+		api_fail(err, r, "%s%s", why.text, who);
+	} else if (r < 0) {
 		api_fail_why(err, r, &why, dir);
-		goto out;
 	}
+	if (r < 0)
+		goto out;
 	r = api_events_create(svc, &svc->events);
 	if (r < 0) {
 		eng_store_close(svc->store);

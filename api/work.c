@@ -123,6 +123,11 @@ static void settle(struct vmimg_job *job, int r, const struct fmt_error *why,
 		settle_success(svc, row, affected);
 	else
 		api_job_settle_failure(svc, row, requested, r, why);
+	/* The engine's own, stopped for something else: no failure of anybody's. */
+	if (r == -ECANCELED && !requested && !job->thread) {
+		row->state = VMIMG_JOB_TERMINATED;
+		snprintf(row->status_text, sizeof(row->status_text), "stopped");
+	}
 	/* When it cannot be written, the next open finds the job Running and ends it. */
 	put_row(svc, row, NULL);
 }

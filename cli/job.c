@@ -7,12 +7,12 @@
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/session.h"
+#include "cli/work.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define POLL_MS 100
 
 static int run_list(struct cli *cli, int argc, char **argv)
 {
@@ -31,44 +31,6 @@ static int run_show(struct cli *cli, int argc, char **argv)
 {
 	cli_parse(cli, NULL, argc, argv);
 	return cli_show(cli, "job", argv[0]);
-}
-
-/* The job's document, now or when it has ended within POLL_MS. */
-static int ask_job(struct cli_session *s, const char *id, json_t **ret)
-{
-	return cli_call(s, "WaitJob", json_pack("{s:s, s:i}", "Job", id, "Timeout", POLL_MS), ret);
-}
-
-/* Until the job's end, @deadline_ns or an interrupt: 0, -ETIMEDOUT or -EINTR. -EPROTO: printed. */
-static int wait_job(struct cli *cli, struct cli_session *s, const char *id, uint64_t deadline_ns,
-		    json_t **ret)
-{
-	struct cli_progress progress;
-	json_t *job = NULL;
-	int r = 0;
-
-	cli_progress_init(&progress, cli, "job");
-	while (r == 0) {
-		json_decref(job);
-		job = NULL;
-		if (ask_job(s, id, &job)) {
-			r = -EPROTO;
-			break;
-		}
-		if (cli_job_state(job) >= VMIMG_JOB_COMPLETED)
-			break;
-		cli_progress_show(&progress, cli_number(job, "percent_complete"), 100);
-		if (cli_interrupted())
-			r = -EINTR;
-		else if (cli_now_ns() >= deadline_ns)
-			r = -ETIMEDOUT;
-	}
-	cli_progress_fini(&progress);
-	if (r == 0)
-		*ret = job;
-	else
-		json_decref(job);
-	return r;
 }
 
 /* Takes @job. */
@@ -93,8 +55,8 @@ static int run_wait(struct cli *cli, int argc, char **argv)
 		{0},
 	};
 	uint64_t deadline = UINT64_MAX;
+	json_t *job = NULL, *error = NULL;
 	struct cli_session *s = NULL;
-	json_t *job = NULL;
 	int r;
 
 	cli_parse(cli, options, argc, argv);
@@ -105,9 +67,9 @@ static int run_wait(struct cli *cli, int argc, char **argv)
 	cli->lock_timeout_ns = deadline == UINT64_MAX ? UINT64_MAX : timeout_s * 1000000000;
 	if (cli_begin(cli, NULL, &s))
 		return CLI_FAILURE;
-	r = wait_job(cli, s, argv[0], deadline, &job);
+	r = cli_wait_job(cli, s, argv[0], "job", deadline, false, &job, &error);
 	if (r == -EPROTO)
-		return cli_end(cli, s, CLI_FAILURE);
+		return cli_end(cli, s, cli_fail_call(cli, error, NULL));
 	if (r < 0)
 		return cli_end(cli, s,
 			       cli_error(cli, r, "job %s has not ended: %s", argv[0],
@@ -122,8 +84,8 @@ static int run_cancel(struct cli *cli, int argc, char **argv)
 		{"kill", 0, CLI_FLAG, &kill, NULL, "request Kill instead of Terminate"},
 		{0},
 	};
+	json_t *job = NULL, *error = NULL;
 	struct cli_session *s = NULL;
-	json_t *job = NULL;
 
 	cli_parse(cli, options, argc, argv);
 	if (cli_begin(cli, NULL, &s))
@@ -131,16 +93,98 @@ static int run_cancel(struct cli *cli, int argc, char **argv)
 	if (cli_call(s, "RequestStateChange",
 		     json_pack("{s:s, s:i}", "Job", argv[0], "RequestedState",
 			       kill ? VMIMG_REQUEST_KILL : VMIMG_REQUEST_TERMINATE),
-		     NULL) ||
-	    wait_job(cli, s, argv[0], UINT64_MAX, &job) < 0)
+		     NULL))
 		return cli_end(cli, s, CLI_FAILURE);
+	if (cli_wait_job(cli, s, argv[0], "job", UINT64_MAX, false, &job, &error) < 0)
+		return cli_end(cli, s, error ? cli_fail_call(cli, error, NULL) : CLI_FAILURE);
 	return cli_end(cli, s, cli_print(cli, job));
+}
+
+/* --- rate --- */
+
+/* "0" and "none": no limit. */
+static uint64_t parse_rate(struct cli *cli, const char *text)
+{
+	char number[32];
+	size_t len = strcspn(text, "/");
+	uint64_t rate;
+
+	if (!strcmp(text, "none") || !strcmp(text, "0"))
+		return 0;
+	snprintf(number, sizeof(number), "%.*s", (int)len, text);
+	if (len >= sizeof(number) || (text[len] && strcmp(text + len, "/s") != 0) ||
+	    !cli_parse_size(number, &rate) || rate > INT64_MAX)
+		cli_usage_error(cli, "'%s' is no rate, expected BYTES/s or none", text);
+	return rate;
+}
+
+static int run_rate(struct cli *cli, int argc, char **argv)
+{
+	struct cli_session *s = NULL;
+	json_t *answer = NULL;
+	json_int_t rate;
+	int status;
+
+	cli_parse(cli, NULL, argc, argv);
+	rate = (json_int_t)parse_rate(cli, argv[1]);
+	if (cli_begin(cli, NULL, &s))
+		return CLI_FAILURE;
+	if (!strcmp(argv[0], "folds"))
+		status = cli_call(s, "SetFoldRate", json_pack("{s:I}", "BytesPerSecond", rate),
+				  NULL);
+	else
+		status = cli_call(s, "SetJobRate",
+				  json_pack("{s:s, s:I}", "Job", argv[0], "BytesPerSecond", rate),
+				  &answer);
+	if (!status)
+		status = answer ? cli_print(cli, answer)
+				: cli_print_made(cli, json_pack("{s:I}", "fold_rate", rate));
+	return cli_end(cli, s, status);
+}
+
+/* --- settle --- */
+
+static int print_settled(struct cli *cli, struct cli_session *s, const void *arg,
+			 const json_t *result, const json_t *job)
+{
+	(void)s;
+	(void)arg;
+	(void)result;
+	return cli_print_made(cli, json_incref((json_t *)job));
+}
+
+static int run_settle(struct cli *cli, int argc, char **argv)
+{
+	struct cli_work work = {.operation = "space", .method = "Settle", .done = print_settled};
+	bool async = false, whole = false;
+	uint64_t timeout_s = UINT64_MAX;
+	const struct cli_option options[] = {
+		{"whole", 0, CLI_FLAG, &whole, NULL, "also joins what does not pay yet"},
+		{"timeout", 0, CLI_COUNT, &timeout_s, "SECONDS", "give up waiting after so long"},
+		{"rate-limit", 0, CLI_RATE, &work.rate_limit, "BYTES/s",
+		 "idle store: at most so fast"},
+		{"async", 0, CLI_FLAG, &async, NULL, "return at once"},
+		{0},
+	};
+	int words = cli_parse(cli, options, argc, argv);
+
+	work.params = json_pack("{s:b}", "Whole", (int)whole);
+	if (words)
+		json_object_set_new(work.params, "Name", json_string(argv[0]));
+	if (timeout_s <= UINT32_MAX / 1000)
+		json_object_set_new(work.params, "Timeout",
+				    json_integer((json_int_t)timeout_s * 1000));
+	return cli_run_work(cli, &work, async);
 }
 
 const struct cli_verb cli_job_verbs[] = {
 	{"job list", "", "List the jobs", 0, 0, run_list, 0},
 	{"job show", "ID", "Show a job's properties", 1, 1, run_show, 0},
 	{"job wait", "ID", "Wait for a job's end; 0 when it completed", 1, 1, run_wait, 0},
-	{"job cancel", "ID", "Cancel a job that has not come to its cut", 1, 1, run_cancel, 0},
+	{"job cancel", "ID", "Cancel a job that has not come to its commit", 1, 1, run_cancel, 0},
+	{"job rate", "ID|folds BYTES/s|none", "Change the limit of a job, or of folds to come", 2,
+	 2, run_rate, 0},
+	{"settle", "[VM/DISK|COLLECTION]", "Wait until deleted snapshots' space is given back", 0,
+	 1, run_settle, 0},
 	{0},
 };

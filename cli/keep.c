@@ -5,6 +5,7 @@
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/session.h"
+#include "cli/work.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -140,7 +141,7 @@ static void add_count(struct cli *cli, json_t *params, const char *key, const ch
 static int run_prune(struct cli *cli, int argc, char **argv)
 {
 	uint64_t last = 0, hourly = 0, daily = 0, weekly = 0, monthly = 0, yearly = 0;
-	bool automatic = false, dry_run = false;
+	bool automatic = false, dry_run = false, no_wait = false, deleted;
 	const struct cli_option options[] = {
 		{"keep-last", 0, CLI_COUNT, &last, "N", "the N newest"},
 		{"keep-hourly", 0, CLI_COUNT, &hourly, "N", "the newest of each of N hours"},
@@ -151,6 +152,8 @@ static int run_prune(struct cli *cli, int argc, char **argv)
 		{"automatic", 0, CLI_FLAG, &automatic, NULL,
 		 "those that a revert made may go, too"},
 		{"dry-run", 'n', CLI_FLAG, &dry_run, NULL, "only tell what would go, and why not"},
+		{"no-wait", 0, CLI_FLAG, &no_wait, NULL,
+		 "idle store: leave the space to the next who opens it"},
 		{0},
 	};
 	struct cli_session *s = NULL;
@@ -168,14 +171,21 @@ static int run_prune(struct cli *cli, int argc, char **argv)
 	add_count(cli, params, "KeepWeekly", "keep-weekly", weekly);
 	add_count(cli, params, "KeepMonthly", "keep-monthly", monthly);
 	add_count(cli, params, "KeepYearly", "keep-yearly", yearly);
+	cli_catch_interrupts();
 	if (cli_begin(cli, NULL, &s))
 		return CLI_FAILURE;
 	status = cli_call(s, "PruneSnapshots", params, &answer);
-	if (!status && cli->json)
-		return cli_end(cli, s, cli_print_json(cli, answer));
-	if (!status)
+	if (status)
+		return cli_end(cli, s, status);
+	deleted = !dry_run && cli_number(answer, "deleted");
+	if (cli->json) {
+		status = cli_print_json(cli, answer);
+	} else {
 		status = print_pruned(cli, answer);
-	json_decref(answer);
+		json_decref(answer);
+	}
+	if (!status && deleted && !no_wait)
+		cli_settle(cli, s, argv[0], 0);
 	return cli_end(cli, s, status);
 }
 

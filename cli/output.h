@@ -61,9 +61,13 @@ struct cli_progress {
 	const char *operation;
 	uint64_t last_ns;
 	bool drawn;
+	unsigned width; /* of the line drawn last */
 };
 void cli_progress_init(struct cli_progress *progress, struct cli *cli, const char *operation);
 void cli_progress_show(struct cli_progress *progress, uint64_t done, uint64_t total);
+/* With how fast it goes (bytes a second; 0: not known) and how long it takes (ns; UINT64_MAX: not known). */
+void cli_progress_bytes(struct cli_progress *progress, uint64_t done, uint64_t total, uint64_t rate,
+			uint64_t left_ns);
 void cli_progress_fini(struct cli_progress *progress);
 
 uint64_t cli_now_ns(void); /* monotonic */

@@ -1,23 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * snapshot.c - the verbs of snapshots. `snapshot create` starts a job and waits for it here, so that an
- * interrupt can cancel it. With --async the job is the server's, where there is one; on an idle store a
- * process of its own has the store and the job, and the command returns once that one has told the job's
- * id.
- */
+/* snapshot.c - the verbs of snapshots. Creating and deleting are jobs (work.h). */
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/session.h"
+#include "cli/work.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#define POLL_MS 20
 
 /* What `snapshot create` was asked for. */
 struct request {
@@ -115,18 +106,6 @@ static void copy_member(json_t *answer, const char *key, const json_t *document,
 	json_object_set_new(answer, key, value ? json_incref(value) : json_null());
 }
 
-/* Of a job's document (DS-9). */
-static json_t *job_document(const json_t *job)
-{
-	json_t *answer = json_object();
-
-	copy_member(answer, "id", job, "instance_id");
-	copy_member(answer, "state", job, "job_state");
-	copy_member(answer, "percent_complete", job, "percent_complete");
-	copy_member(answer, "error_code", job, "error_code");
-	return answer;
-}
-
 static json_t *created_document(const json_t *job, const json_t *snapshot)
 {
 	static const char *const members[] = {
@@ -140,7 +119,7 @@ static json_t *created_document(const json_t *job, const json_t *snapshot)
 	copy_member(answer, "snapshot_id", snapshot, "snapshot_id");
 	copy_member(answer, "type", snapshot, "type");
 	json_object_set_new(answer, "return_value", json_integer(VMIMG_OK));
-	json_object_set_new(answer, "job", job_document(job));
+	json_object_set_new(answer, "job", cli_job_document(job));
 	for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++)
 		copy_member(answer, members[i], snapshot, members[i]);
 	return answer;
@@ -220,80 +199,23 @@ static json_t *request_params(const struct request *req)
 	return params;
 }
 
-/* Until the job's end: its document, or NULL with *@error. The first interrupt asks for its end; it
- * may still complete. */
-static json_t *wait_job(struct cli *cli, struct cli_session *s, const char *id, json_t **error)
-{
-	struct cli_progress progress;
-	json_t *job = NULL;
-	bool asked = false;
-
-	cli_progress_init(&progress, cli, "snapshot");
-	do {
-		json_decref(job);
-		job = NULL;
-		*error = cli_try(s, "WaitJob",
-				 json_pack("{s:s, s:i}", "Job", id, "Timeout", POLL_MS), &job);
-		if (job)
-			cli_progress_show(&progress, cli_number(job, "percent_complete"), 100);
-		if (cli_interrupted() && !asked) {
-			json_decref(cli_try(s, "RequestStateChange",
-					    json_pack("{s:s, s:i}", "Job", id, "RequestedState",
-						      VMIMG_REQUEST_TERMINATE),
-					    NULL));
-			asked = true;
-		}
-	} while (job && cli_job_state(job) < VMIMG_JOB_COMPLETED);
-	cli_progress_fini(&progress);
-	return job;
-}
-
-/* The synchronous return value of a job that did not complete (CSN-11): 2, or 3. */
-static int fail_job(struct cli *cli, const json_t *job)
-{
-	uint32_t code = cli_number(job, "error_code") == VMIMG_V_TIMEOUT ? VMIMG_TIMEOUT
-									 : VMIMG_FAILED;
-	const char *why = json_string_value(json_object_get(job, "error_description"));
-
-	return cli_error_with(cli, code, why && *why ? why : vmimg_strerror(code),
-			      json_pack("{s:o}", "job", job_document(job)));
-}
-
-/* A job that has ended. */
-static int print_outcome(struct cli *cli, struct cli_session *s, const json_t *job)
+/* A create that completed. */
+static int print_outcome(struct cli *cli, struct cli_session *s, const void *arg,
+			 const json_t *result, const json_t *job)
 {
 	const json_t *affected = json_object_get(job, "affected_element");
 	const char *name = json_string_value(json_object_get(affected, "name"));
 	json_t *snapshot = NULL;
 	int status;
 
-	if (cli_job_state(job) != VMIMG_JOB_COMPLETED)
-		return fail_job(cli, job);
+	(void)arg;
+	(void)result;
 	status = cli_call(s, "Describe", json_pack("{s:s, s:s*}", "Kind", "snapshot", "Name", name),
 			  &snapshot);
 	if (!status)
 		status = print_created(cli, job, snapshot);
 	json_decref(snapshot);
 	return status;
-}
-
-static int create_and_wait(struct cli *cli, struct request *req)
-{
-	struct cli_session *s = NULL;
-	json_t *started = NULL, *job = NULL, *error = NULL;
-	int status;
-
-	cli_catch_interrupts();
-	if (cli_begin(cli, NULL, &s))
-		return CLI_FAILURE;
-	status = cli_call(s, "CreateSnapshot", request_params(req), &started);
-	if (status)
-		return cli_end(cli, s, status);
-	job = wait_job(cli, s, json_string_value(json_object_get(started, "Job")), &error);
-	status = job ? print_outcome(cli, s, job) : cli_fail_call(cli, error, NULL);
-	json_decref(started);
-	json_decref(job);
-	return cli_end(cli, s, status);
 }
 
 static int check_only(struct cli *cli, struct request *req)
@@ -313,32 +235,10 @@ static int check_only(struct cli *cli, struct request *req)
 	return cli_end(cli, s, status ? status : cli_finish_output(cli));
 }
 
-/* --- create --async --- */
-
-/* Standard streams to /dev/null, everything else but @pipe closed: nobody shall wait for us. */
-static int detach_process(int *pipe)
+/* What --async prints of a job that was started, from CreateSnapshot's result. */
+static json_t *started_document(const void *arg, const json_t *started)
 {
-	int null = open("/dev/null", O_RDWR);
-
-	if (null < 0 || setsid() < 0)
-		return -errno;
-	if (dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0 || dup2(*pipe, 3) < 0)
-		return -errno;
-	*pipe = 3;
-	return close_range(4, ~0u, 0) < 0 ? -errno : 0;
-}
-
-static void tell(int pipe, json_t *document)
-{
-	if (document)
-		json_dumpfd(document, pipe, JSON_COMPACT);
-	json_decref(document);
-	close(pipe);
-}
-
-/* What the command prints of a job that was started, from CreateSnapshot's result. */
-static json_t *started_document(const struct request *req, const json_t *started)
-{
+	const struct request *req = arg;
 	json_t *job = json_object();
 
 	copy_member(job, "id", started, "Job");
@@ -349,116 +249,18 @@ static json_t *started_document(const struct request *req, const json_t *started
 			 "return_value", VMIMG_JOB_STARTED, "job", job);
 }
 
-/* The background process: the store, the job, one answer, and the job's end. */
-static int run_background(struct cli *cli, struct request *req, int pipe)
+static int create(struct cli *cli, const struct request *req)
 {
-	struct cli_session *s = NULL;
-	struct vmimg_error err = {0};
-	json_t *started = NULL, *answer, *error;
-	int r = detach_process(&pipe);
+	const struct cli_work work = {
+		.operation = "snapshot",
+		.method = "CreateSnapshot",
+		.params = request_params(req),
+		.started = started_document,
+		.done = print_outcome,
+		.arg = req,
+	};
 
-	cli->no_progress = true;
-	cli->progress_fd = -1;
-	cli_catch_interrupts();
-	if (r >= 0)
-		r = cli_begin_quietly(cli, NULL, &err, &s);
-	if (r < 0) {
-		tell(pipe,
-		     json_pack("{s:o}", "error",
-			       cli_error_document(r, *err.message ? err.message : strerror(-r))));
-		return CLI_FAILURE;
-	}
-	error = cli_try(s, "CreateSnapshot", request_params(req), &started);
-	if (error) {
-		tell(pipe, json_pack("{s:o}", "error", error));
-		return cli_end(cli, s, CLI_FAILURE);
-	}
-	answer = started_document(req, started);
-	json_object_set_new(answer, "pid", json_integer(getpid()));
-	tell(pipe, answer);
-	json_decref(wait_job(cli, s, json_string_value(json_object_get(started, "Job")), &error));
-	json_decref(error);
-	json_decref(started);
-	return cli_end(cli, s, CLI_OK);
-}
-
-/* Takes @answer. */
-static int print_started(struct cli *cli, json_t *answer)
-{
-	if (cli->json)
-		return cli_print_json(cli, answer);
-	printf("job %s\n",
-	       json_string_value(json_object_get(json_object_get(answer, "job"), "id")));
-	json_decref(answer);
-	return cli_finish_output(cli);
-}
-
-static int print_answer(struct cli *cli, FILE *in, pid_t child)
-{
-	json_error_t why;
-	json_t *answer = json_loadf(in, 0, &why);
-	json_t *error = json_incref(json_object_get(answer, "error"));
-
-	if (!answer) {
-		waitpid(child, NULL, 0);
-		return cli_error(cli, -ECHILD, "the background process ended without an answer");
-	}
-	if (error) {
-		json_decref(answer);
-		return cli_fail_call(cli, error, NULL);
-	}
-	return print_started(cli, answer);
-}
-
-/* Forks before the store is opened: its lock, rings and threads belong to the process that opens. */
-static int create_in_background(struct cli *cli, struct request *req)
-{
-	int ends[2];
-	int status;
-	pid_t child;
-	FILE *in;
-
-	if (pipe2(ends, O_CLOEXEC) < 0)
-		return cli_error(cli, -errno, "pipe: %s", strerror(errno));
-	fflush(NULL);
-	child = fork();
-	if (child < 0) {
-		status = cli_error(cli, -errno, "fork: %s", strerror(errno));
-		close(ends[0]);
-		close(ends[1]);
-		return status;
-	}
-	if (!child) {
-		close(ends[0]);
-		_exit(run_background(cli, req, ends[1]));
-	}
-	close(ends[1]);
-	in = fdopen(ends[0], "r");
-	if (!in) {
-		close(ends[0]);
-		return cli_error(cli, -ENOMEM, "out of memory");
-	}
-	status = print_answer(cli, in, child);
-	fclose(in);
-	return status;
-}
-
-/* The server's job, where there is a server; the parent opens no store itself. */
-static int create_async(struct cli *cli, struct request *req)
-{
-	struct cli_session *s = NULL;
-	json_t *started = NULL;
-	int status;
-
-	if (!cli->store)
-		cli_usage_error(cli, "no store: give --store=DIR or set VMIMG_STORE");
-	if (cli_begin_served(cli, &s) < 0)
-		return create_in_background(cli, req);
-	status = cli_call(s, "CreateSnapshot", request_params(req), &started);
-	if (!status)
-		status = print_started(cli, started_document(req, started));
-	json_decref(started);
-	return cli_end(cli, s, status);
+	return cli_run_work(cli, &work, req->async);
 }
 
 static int run_create(struct cli *cli, int argc, char **argv)
@@ -490,12 +292,7 @@ static int run_create(struct cli *cli, int argc, char **argv)
 	req.settings = merge_settings(cli, settings, consistency, max_stall, req.async);
 	if (!req.settings)
 		return cli_error(cli, -ENOMEM, "out of memory");
-	if (req.dry_run)
-		status = check_only(cli, &req);
-	else if (req.async)
-		status = create_async(cli, &req);
-	else
-		status = create_and_wait(cli, &req);
+	status = req.dry_run ? check_only(cli, &req) : create(cli, &req);
 	free(req.settings);
 	return status;
 }
@@ -528,23 +325,55 @@ static int run_show(struct cli *cli, int argc, char **argv)
 	return cli_show(cli, "snapshot", argv[0]);
 }
 
+/* --- delete --- */
+
+static json_t *deleted_document(const void *arg, const json_t *result)
+{
+	return json_pack("{s:s, s:i, s:O}", "snapshot", arg, "return_value", 0, "job",
+			 json_object_get(result, "Job"));
+}
+
+static int print_deleted(struct cli *cli, struct cli_session *s, const void *arg,
+			 const json_t *result, const json_t *job)
+{
+	(void)s;
+	(void)job;
+	return cli->json ? cli_print_json(cli, deleted_document(arg, result)) : CLI_OK;
+}
+
+static void print_nothing(const void *arg, const json_t *answer)
+{
+	(void)arg;
+	(void)answer; /* it is deleted; what goes on is only its space's return */
+}
+
 static int run_delete(struct cli *cli, int argc, char **argv)
 {
-	struct cli_session *s = NULL;
-	json_t *answer = NULL;
-	int status;
+	struct cli_work work = {
+		.operation = "delete",
+		.method = "DestroySnapshot",
+		.started = deleted_document,
+		.print_started = print_nothing,
+		.done = print_deleted,
+	};
+	bool async = false, no_settle = false;
+	char collection[VMIMG_NAME_MAX + 1];
+	const struct cli_option options[] = {
+		{"rate-limit", 0, CLI_RATE, &work.rate_limit, "BYTES/s",
+		 "idle store: at most so fast while space is given back"},
+		{"no-wait", 0, CLI_FLAG, &no_settle, NULL,
+		 "idle store: leave the space to the next who opens it"},
+		{"async", 0, CLI_FLAG, &async, NULL,
+		 "idle store: give space back in the background"},
+		{0},
+	};
 
-	cli_parse(cli, NULL, argc, argv);
-	if (cli_begin(cli, NULL, &s))
-		return CLI_FAILURE;
-	status = cli_call(s, "DestroySnapshot",
-			  json_pack("{s:s}", "AffectedSnapshotCollection", argv[0]), &answer);
-	if (!status && cli->json)
-		status = cli_print_json(cli, json_pack("{s:s, s:i, s:O}", "snapshot", argv[0],
-						       "return_value", 0, "job",
-						       json_object_get(answer, "Job")));
-	json_decref(answer);
-	return cli_end(cli, s, status);
+	cli_parse(cli, options, argc, argv);
+	snprintf(collection, sizeof(collection), "%.*s", (int)strcspn(argv[0], "@"), argv[0]);
+	work.params = json_pack("{s:s}", "AffectedSnapshotCollection", argv[0]);
+	work.settle = no_settle ? NULL : collection;
+	work.arg = argv[0];
+	return cli_run_work(cli, &work, async);
 }
 
 const struct cli_verb cli_snapshot_verbs[] = {

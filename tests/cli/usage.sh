@@ -7,11 +7,6 @@ fails 2 "no verb" "no verb is wrong usage"
 fails 2 "'frobnicate'" "an unknown verb is named" frobnicate
 fails 2 "'disk frobnicate'" "an unknown second word is named" disk frobnicate
 fails 2 "second word" "a group alone is wrong usage" disk
-for verb in "snapshot revert" "snapshot clone" "snapshot diff" \
-	"snapshot export" "snapshot import" "snapshot verify" "refpoint list"; do
-	# shellcheck disable=SC2086
-	fails 2 "unknown verb" "a verb of another version is unknown: $verb" $verb a b
-done
 fails 2 "'--bogus'" "an unknown option is named" vm list --bogus=1
 fails 2 "'-x'" "an unknown letter is named" vm list -x
 fails 2 "'--size' needs a value" "a missing value is wrong usage" disk create a/b --size
