@@ -76,6 +76,18 @@ static int64_t prune_snapshots(struct api_call *call)
 	return api_call_blame_words(call, code, about);
 }
 
+/* --- space --- */
+
+static int64_t set_space_reserve(struct api_call *call)
+{
+	uint64_t bytes = call->values[0] ? api_call_number(call, 0) : UINT64_MAX;
+	int64_t code = vmimg_set_space_reserve(call->svc, bytes, &call->error);
+
+	if (code)
+		return code == -EINVAL ? api_call_blame(call, 0, code) : code;
+	return api_call_describe(call, VMIMG_KIND_STORE, NULL);
+}
+
 const struct api_method api_keep_methods[] = {
 	{"HoldSnapshot",
 	 hold_snapshot,
@@ -89,5 +101,6 @@ const struct api_method api_keep_methods[] = {
 	  NUMBER("KeepHourly", false, UINT32_MAX), NUMBER("KeepDaily", false, UINT32_MAX),
 	  NUMBER("KeepWeekly", false, UINT32_MAX), NUMBER("KeepMonthly", false, UINT32_MAX),
 	  NUMBER("KeepYearly", false, UINT32_MAX), BOOL("Automatic"), BOOL("DryRun")}},
+	{"SetSpaceReserve", set_space_reserve, {NUMBER("Bytes", false, INT64_MAX)}},
 	{0},
 };

@@ -33,6 +33,8 @@ int api_add_snapshot_usage(struct vmimg_service *svc, const struct fmt_uuid *sna
 int api_add_layer_usage(struct vmimg_service *svc, const struct fmt_uuid *layer, json_t *object);
 /* Of the whole store: data, shared, masked. */
 int api_add_store_usage(struct vmimg_service *svc, json_t *object);
+/* space.c: free, size, space_reserve, space_reserve_default, space_state. */
+int api_add_space(struct vmimg_service *svc, json_t *object);
 void api_usage_forget(struct vmimg_service *svc);
 
 /* --- tree.c --- */

@@ -12,6 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "engine/guard.h"
+
 #define QUEUE_MAX 1024u       /* events; then the newest are dropped, and counted */
 #define LOOK_NS   1000000000u /* between looks at space and poison */
 
@@ -32,6 +34,7 @@ struct api_events {
 	struct vmimg_service *svc;
 	struct eng_thread *thread;
 	unsigned space_level; /* the thread's */
+	enum eng_guard_state space_state;
 	_Atomic unsigned wanted;
 
 	pthread_mutex_t lock; /* guards what follows */
@@ -112,19 +115,26 @@ unsigned api_space_level(uint64_t free_bytes, uint64_t all_bytes, unsigned was)
 static void look_at_space(struct api_events *ev)
 {
 	static const int percents[] = {100, 10, 5, 1};
-	uint64_t free_bytes, all_bytes;
+	static const char *const states[] = {"ok", "warning", "reached"};
+	enum eng_guard_state state;
+	struct eng_guard g;
 	unsigned level;
 
-	if (eng_io_space(ev->svc->io, ev->svc->store->dir, &free_bytes, &all_bytes) < 0)
+	if (eng_guard_look(ev->svc->store, &g) < 0)
 		return;
-	level = api_space_level(free_bytes, all_bytes, ev->space_level);
-	if (level == ev->space_level)
+	level = api_space_level(g.free, g.size, ev->space_level);
+	state = eng_guard_state(&g, ev->space_state); /* SG-5 */
+	if (level == ev->space_level && state == ev->space_state)
 		return;
 	ev->space_level = level;
+	ev->space_state = state;
 	api_event_post(ev, "space",
-		       json_pack("{s:I, s:I, s:i, s:I}", "free", (json_int_t)free_bytes, "size",
-				 (json_int_t)all_bytes, "below_percent", percents[level], "reserve",
-				 (json_int_t)eng_catalog_reserve(ev->svc->store->catalog)));
+		       json_pack("{s:I, s:I, s:i, s:I, s:I, s:s}", "free", (json_int_t)g.free,
+				 "size", (json_int_t)g.size, "below_percent", percents[level],
+				 "reserve",
+				 (json_int_t)eng_catalog_reserve(ev->svc->store->catalog),
+				 "space_reserve", (json_int_t)g.reserve, "space_state",
+				 states[state]));
 }
 
 /* EV-7 */

@@ -94,7 +94,9 @@ int api_store_document(struct vmimg_service *svc, json_t **ret)
 			 (json_int_t)n.snapshots, "layers", (json_int_t)n.layers, "allocated",
 			 (json_int_t)n.allocated);
 	add_folds(svc, *ret);
-	r = api_add_store_usage(svc, *ret);
+	r = api_add_space(svc, *ret);
+	if (r == 0)
+		r = api_add_store_usage(svc, *ret);
 	if (r < 0)
 		json_decref(*ret);
 	return r;

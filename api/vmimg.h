@@ -340,6 +340,13 @@ VMIMG_API uint32_t vmimg_settle(struct vmimg_service *svc, const char *name, uns
 VMIMG_API int vmimg_set_fold_rate(struct vmimg_service *svc, uint64_t bytes_per_second,
 				  struct vmimg_error *err);
 
+/*
+ * Bytes of the store's file system that new snapshots and folds leave to guests' writes (spec/space.md SG-*);
+ * UINT64_MAX: the default, a twentieth of it and at most 1 GiB. Kept in the catalog. -EINVAL.
+ */
+VMIMG_API int vmimg_set_space_reserve(struct vmimg_service *svc, uint64_t bytes,
+				      struct vmimg_error *err);
+
 /* --- jobs (CIM_ConcreteJob) --- */
 enum vmimg_job_state {
 	VMIMG_JOB_NEW = 2,

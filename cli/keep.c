@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * keep.c - the verbs of what keeps snapshots: holds, and retention.
+ * keep.c - the verbs of what keeps snapshots, holds and retention, and of the store's space.
  */
 #include "cli/options.h"
 #include "cli/output.h"
@@ -189,7 +189,39 @@ static int run_prune(struct cli *cli, int argc, char **argv)
 	return cli_end(cli, s, status);
 }
 
+/* --- space --- */
+
+static int run_store_show(struct cli *cli, int argc, char **argv)
+{
+	cli_parse(cli, NULL, argc, argv);
+	return cli_show(cli, "store", NULL);
+}
+
+static int run_reserve(struct cli *cli, int argc, char **argv)
+{
+	struct cli_session *s = NULL;
+	json_t *params = json_object(), *store = NULL;
+	uint64_t bytes;
+	int status;
+
+	cli_parse(cli, NULL, argc, argv);
+	if (strcmp(argv[0], "default") != 0) {
+		bytes = cli_size_argument(cli, "SIZE", argv[0]);
+		if (bytes > INT64_MAX)
+			cli_usage_error(cli, "SIZE: too large");
+		json_object_set_new(params, "Bytes", json_integer((json_int_t)bytes));
+	}
+	if (cli_begin(cli, NULL, &s))
+		return CLI_FAILURE;
+	status = cli_call(s, "SetSpaceReserve", params, &store);
+	return cli_end(cli, s, status ? status : cli_print_made(cli, store));
+}
+
 const struct cli_verb cli_keep_verbs[] = {
+	{"store show", "", "Show the store: counts, what is used, and free space", 0, 0,
+	 run_store_show, 0},
+	{"store reserve", "SIZE|default", "How much free space snapshots leave to guests", 1, 1,
+	 run_reserve, 0},
 	{"snapshot hold", "COLLECTION@NAME TAG", "Keep a snapshot from being deleted", 2, 2,
 	 run_hold, 0},
 	{"snapshot release", "COLLECTION@NAME TAG", "Undo a hold", 2, 2, run_release, 0},

@@ -429,7 +429,7 @@ int cli_show(struct cli *cli, const char *kind, const char *name)
 
 	if (status)
 		return status;
-	status = cli_call(s, "Describe", json_pack("{s:s, s:s}", "Kind", kind, "Name", name),
+	status = cli_call(s, "Describe", json_pack("{s:s, s:s*}", "Kind", kind, "Name", name),
 			  &document);
 	return cli_end(cli, s, status ? status : cli_print(cli, document));
 }

@@ -95,7 +95,8 @@ static void look_again_locked(struct eng_folder *folder, const struct want *w, i
 			      const struct fmt_error *err)
 {
 	uint64_t now = eng_io_now_ns(folder->store->io);
-	bool failed = r < 0 && !atomic_load(&folder->cancel);
+	/* SG-4: for space it asks now and then. */
+	bool failed = r < 0 && r != -ENOSPC && !atomic_load(&folder->cancel);
 	uint64_t wait = r < 0 ? retry_ns(failed ? w->failures + 1 : 1) : r > 0 ? 0 : PEACE_NS;
 	struct want *again;
 

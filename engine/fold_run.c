@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "engine/garbage.h"
+#include "engine/guard.h"
 
 #define CLAIM_NS (10 * 1000000000ull)
 
@@ -81,6 +82,15 @@ static bool is_in(const struct cat_layer *rows, size_t n, const struct fmt_uuid 
 	return false;
 }
 
+static uint64_t sum(const uint64_t *bytes, size_t count)
+{
+	uint64_t all = 0;
+
+	for (size_t i = 0; i < count; i++)
+		all += bytes[i];
+	return all;
+}
+
 /* What to do with the @count layers of @run: rows of @f, or none. */
 static int choose(struct fold *f, const struct cat_layer *run, size_t count, bool patient,
 		  bool *later)
@@ -111,6 +121,12 @@ static int choose(struct fold *f, const struct cat_layer *run, size_t count, boo
 		eng_fold_pick(bytes, count, patient, &first, &f->count);
 	if (!f->count)
 		return 0;
+	r = f->into_base ? eng_guard_fold_base(store, &f->base, sum(bytes, count))
+			 : eng_guard_fold(store, bytes, count, &first, &f->count); /* SG-4 */
+	if (r < 0) {
+		f->count = 0;
+		return r;
+	}
 	f->rows = calloc(f->count, sizeof(*f->rows));
 	if (!f->rows)
 		return -ENOMEM;
@@ -127,6 +143,7 @@ static int plan(struct fold *f, const struct fmt_uuid *disk, bool patient, bool 
 	struct eng_store *store = f->folder->store;
 	struct cat_layer *all = NULL, *run = calloc(ENG_FOLD_MAX, sizeof(*run));
 	size_t n = 0, count = 0;
+	bool full = false;
 	int r = run ? eng_catalog_list_layers(store->catalog, disk, &all, &n) : -ENOMEM;
 
 	*later = false;
@@ -136,7 +153,13 @@ static int plan(struct fold *f, const struct fmt_uuid *disk, bool patient, bool 
 		r = follow(store, &all[i], run, &count);
 		if (r == 0)
 			r = choose(f, run, count, patient, later);
+		if (r == -ENOSPC) { /* others may be smaller */
+			full = true;
+			r = 0;
+		}
 	}
+	if (r == 0 && full && !f->count)
+		r = -ENOSPC;
 	free(all);
 	free(run);
 	return r;

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/guard.h"
 #include "engine/overlay.h"
 
 #define ROLL_NS (10ull * 1000000000) /* to a roll's cut, and from there to its end */
@@ -238,6 +239,8 @@ int eng_snapshot_check(struct eng_store *store, const struct eng_snapshot_spec *
 	r = check_name(s, err);
 	if (r == 0)
 		r = check_disks(s, err);
+	if (r == 0)
+		r = eng_guard_snapshot(store, err); /* SG-3 */
 	if (r < 0) {
 		eng_snapshot_destroy(s);
 		return r;

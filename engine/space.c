@@ -29,6 +29,8 @@ struct eng_space_task {
 	enum space_kind kind;
 	uint64_t offset, len;
 	uint32_t slots;    /* SLOTS: ready afterwards */
+	uint32_t first;    /* SLOTS: ready before */
+	uint32_t least;    /* SLOTS: with fewer more it is no use */
 	uint32_t segments; /* SEGMENT: linked so far */
 	int result;
 };
@@ -97,10 +99,23 @@ static int make_segment(struct eng_space_task *t)
 	return r < 0 ? r : write_zeros(t);
 }
 
+static uint64_t slots_len(const struct eng_layer *layer, uint64_t offset, uint32_t slots)
+{
+	return eng_layer_slot_offset(layer, slots) + fmt_seal_reserve(slots) - offset;
+}
+
+/* SG-2: on a disk that is nearly full as much as there is, down to what somebody waits for. */
 static int make_slots(struct eng_space_task *t)
 {
 	int r = eng_io_allocate(t->layer->io, t->layer->file, t->offset, t->len);
 
+	while (r == -ENOSPC && t->slots - t->first > t->least) {
+		uint32_t half = (t->slots - t->first) / 2;
+
+		t->slots = t->first + (half > t->least ? half : t->least);
+		t->len = slots_len(t->layer, t->offset, t->slots);
+		r = eng_io_allocate(t->layer->io, t->layer->file, t->offset, t->len);
+	}
 	if (r == -EOPNOTSUPP)
 		r = eng_io_truncate(t->layer->io, t->layer->file, t->offset + t->len);
 	return r;
@@ -162,8 +177,11 @@ static void space_made(struct eng_msg *msg)
 	switch (t->kind) {
 	case SPACE_SLOTS:
 		layer->extending = false;
-		if (r == 0)
+		if (r == 0) {
 			layer->slots_ready = t->slots;
+			if (layer->chunk_slots > t->slots - t->first)
+				layer->chunk_slots = t->slots - t->first;
+		}
 		break;
 	case SPACE_SEGMENT: segment_made(disk, layer, t); break;
 	case SPACE_WRITTEN: written_made(layer, t); r = 0; /* it was only meant to help */
@@ -207,8 +225,10 @@ static int extend(struct eng_disk *disk, struct eng_layer *layer, uint32_t need)
 	if (slots >= FMT_SLOT_NONE)
 		return -EFBIG;
 	t.slots = (uint32_t)slots;
+	t.first = layer->slots_ready;
+	t.least = need ? need : CHUNK_MIN / 4;
 	t.offset = eng_layer_slot_offset(layer, layer->slots_ready);
-	t.len = eng_layer_slot_offset(layer, t.slots) + fmt_seal_reserve(slots) - t.offset;
+	t.len = slots_len(layer, t.offset, t.slots);
 	layer->extending = true;
 	r = submit(disk, layer, &t);
 	if (r < 0)

@@ -59,3 +59,18 @@ ok "released" snapshot release prod@s1 audit
 ok "it goes, too" snapshot prune prod --keep-last=1 --output=json
 has deleted 1 "by the same rule"
 sound "the store is sound"
+
+# --- the space guard ---
+ok "the store's space" store show --output=json
+has space_reserve_default true "has a reserve by default"
+has masked "$(get masked)" "and tells what waits for a fold"
+ok "another reserve" store reserve 4096T --output=json
+has space_reserve 4503599627370496 "is in force at once"
+has space_state reached "and seen"
+fails 1 '"code": 5' "5: no snapshot below it" snapshot create prod@s9 --output=json
+grep -q 'below the reserve' err || die "the reason is not told"
+fails 2 "not a number" "a size is needed" store reserve much
+ok "back to the default" store reserve default
+ok "snapshots are created again" snapshot create prod@s9
+ok "used and exclusive" snapshot show prod@s9 --output=json
+has exact true "are counted exactly on an idle disk"
