@@ -75,6 +75,21 @@ static int64_t import_snapshot(struct api_call *call)
 	return answer_job(call, code, job, about);
 }
 
+static int64_t verify_snapshot(struct api_call *call)
+{
+	static const struct api_blame about[] = {{"snapshot", 0}, {"settings", 1}, {NULL, 0}};
+	char *settings = settings_text(call, 1);
+	struct vmimg_job *job = NULL;
+	uint32_t code;
+
+	if (!settings)
+		return -ENOMEM;
+	code = vmimg_verify_snapshot(call->svc, api_call_text(call, 0), settings, &job,
+				     &call->error);
+	free(settings);
+	return answer_job(call, code, job, about);
+}
+
 static int64_t job_report(struct api_call *call)
 {
 	int r = vmimg_job_report(call->svc, api_call_text(call, 0), &call->error, &call->text);
@@ -99,6 +114,9 @@ const struct api_method api_transfer_methods[] = {
 	{"ImportSnapshot",
 	 import_snapshot,
 	 {TEXT("ImportSource", PATH_BYTES), SETTINGS("ImportSettingData")}},
+	{"VerifySnapshot",
+	 verify_snapshot,
+	 {TEXT("SnapshotCollection", NAME_BYTES), SETTINGS("VerifySettingData")}},
 	{"JobReport", job_report, {TEXT("Job", NAME_BYTES)}},
 	{0},
 };

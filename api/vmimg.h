@@ -387,6 +387,7 @@ enum vmimg_request_return {
 #define VMIMG_JOB_TYPE_SNAPSHOT_COLLECTION 198
 #define VMIMG_JOB_TYPE_SETTLE              300 /* ours */
 #define VMIMG_JOB_TYPE_IMPORT              301 /* ours: the family has no number for it */
+#define VMIMG_JOB_TYPE_VERIFY              302 /* ours */
 #define VMIMG_EFFECT_CREATE                5
 
 struct vmimg_job_info {
@@ -459,6 +460,26 @@ VMIMG_API uint32_t vmimg_export_snapshot(struct vmimg_service *svc, const char *
 VMIMG_API uint32_t vmimg_import_snapshot(struct vmimg_service *svc, const char *source,
 					 const char *settings, struct vmimg_job **job,
 					 struct vmimg_error *err);
+/*
+ * Reads every block of "COLLECTION@NAME" again, in all layers, and compares it with its checksum
+ * (spec/stream.md VF-*). A job: what is damaged makes it fail, saying where the
+ * first is; its report has the rest. @settings: RateLimit, Synchronous.
+ */
+VMIMG_API uint32_t vmimg_verify_snapshot(struct vmimg_service *svc, const char *snapshot,
+					 const char *settings, struct vmimg_job **job,
+					 struct vmimg_error *err);
+struct vmimg_verify {
+	/* Bytes of the stream; @total 0: of a pipe. On the calling thread. Not 0: -ECANCELED. */
+	int (*progress)(void *arg, uint64_t done, uint64_t total);
+	void *arg;
+};
+/*
+ * The same of a stream, without a store: a file, an exported directory, or a FIFO. 0: whole and sound;
+ * else what is wrong. @json: NULL, or set in both cases where there was anything to read, else NULL: the
+ * report; vmimg_free(). @how: NULL is fine. Any thread.
+ */
+VMIMG_API int vmimg_verify_stream(const char *source, const struct vmimg_verify *how,
+				  struct vmimg_error *err, char **json);
 /*
  * What an export, import or verification that has ended came to, as JSON (spec/api.md XP-6); of the last
  * 64. -ENOENT: it has left none. Free with vmimg_free().

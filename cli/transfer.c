@@ -163,12 +163,14 @@ static int finish(struct cli *cli, struct cli_session *s, const char *operation,
 
 	if (!job)
 		return cli_fail_call(cli, error, NULL);
-	if (cli_job_state(job) != VMIMG_JOB_COMPLETED)
+	if (cli_job_state(job) != VMIMG_JOB_COMPLETED) {
+		/* One that failed may have said more. */
+		json_decref(cli_try(s, "JobReport", json_pack("{s:s}", "Job", id), report));
 		status = cli_error_with(cli, VMIMG_FAILED,
 					why && *why ? why : vmimg_strerror(VMIMG_FAILED),
 					json_pack("{s:s, s:I}", "job", id, "error_code",
 						  (json_int_t)cli_number(job, "error_code")));
-	else
+	} else
 		status = cli_call(s, "JobReport", json_pack("{s:s}", "Job", id), report);
 	json_decref(job);
 	return status;
@@ -398,7 +400,113 @@ static int run_import(struct cli *cli, int argc, char **argv)
 	return do_import(cli, argv[0], settings);
 }
 
+/* --- verify --- */
+
+static void print_findings(const json_t *report)
+{
+	const json_t *findings = json_object_get(report, "findings"), *f;
+	size_t i;
+
+	json_array_foreach (findings, i, f) {
+		const char *disk = json_string_value(json_object_get(f, "disk"));
+
+		if (json_object_get(f, "offset"))
+			printf("%s at %llu: ", disk, (unsigned long long)cli_number(f, "offset"));
+		else if (disk)
+			printf("%s: ", disk);
+		printf("%s\n", json_string_value(json_object_get(f, "message")));
+	}
+	if (cli_number(report, "damaged") > json_array_size(findings))
+		printf("... %llu in all\n", (unsigned long long)cli_number(report, "damaged"));
+}
+
+/* Takes @report, which may be NULL. The error is printed by who knows it. */
+static int print_verified(struct cli *cli, json_t *report, const char *what, int status)
+{
+	int printed = CLI_OK;
+
+	if (!report)
+		return status;
+	if (cli->json) {
+		printed = cli_print_json(cli, report);
+		return status ? status : printed;
+	}
+	print_findings(report);
+	if (!status)
+		printf("%s: sound, %llu bytes compared\n", what,
+		       (unsigned long long)cli_number(report, "bytes"));
+	if (cli_number(report, "unverified_bytes"))
+		printf("%llu bytes, of %llu layers, have no checksums: read only\n",
+		       (unsigned long long)cli_number(report, "unverified_bytes"),
+		       (unsigned long long)cli_number(report, "unverified_layers"));
+	json_decref(report);
+	printed = cli_finish_output(cli);
+	return status ? status : printed;
+}
+
+static int verify_snapshot(struct cli *cli, const char *snapshot, uint64_t rate)
+{
+	json_t *settings = rate ? json_pack("{s:I}", "RateLimit", (json_int_t)rate) : json_object();
+	struct hop none = {.path = ""};
+	struct cli_session *s = NULL;
+	json_t *report = NULL;
+	int status;
+
+	if (cli_begin(cli, NULL, &s)) {
+		json_decref(settings);
+		return CLI_FAILURE;
+	}
+	status = run_job(cli, s, &none, "VerifySnapshot", "verify",
+			 json_pack("{s:s, s:o}", "SnapshotCollection", snapshot,
+				   "VerifySettingData", settings),
+			 &report);
+	return cli_end(cli, s, print_verified(cli, report, snapshot, status));
+}
+
+static int on_progress(void *arg, uint64_t done, uint64_t total)
+{
+	cli_progress_show(arg, done, total);
+	return cli_interrupted();
+}
+
+static int verify_stream(struct cli *cli, const char *source)
+{
+	const char *path = strcmp(source, "-") != 0 ? source : "/proc/self/fd/0";
+	struct cli_progress progress;
+	struct vmimg_verify how = {.progress = on_progress, .arg = &progress};
+	struct vmimg_error err = {0};
+	char *text = NULL;
+	int r;
+
+	cli_progress_init(&progress, cli, "verify");
+	r = vmimg_verify_stream(path, &how, &err, &text);
+	cli_progress_fini(&progress);
+	r = print_verified(cli, text ? json_loads(text, 0, NULL) : NULL, source,
+			   r < 0 ? cli_fail(cli, r, &err) : CLI_OK);
+	vmimg_free(text);
+	return r;
+}
+
+static int run_verify(struct cli *cli, int argc, char **argv)
+{
+	uint64_t rate = 0;
+	const struct cli_option options[] = {
+		{"rate-limit", 0, CLI_RATE, &rate, "BYTES/s",
+		 "of a snapshot: read at most so fast"},
+		{0},
+	};
+
+	cli_parse(cli, options, argc, argv);
+	cli_catch_interrupts();
+	if (strchr(argv[0], '@') && !strchr(argv[0], '/'))
+		return verify_snapshot(cli, argv[0], rate);
+	return verify_stream(cli, argv[0]);
+}
+
 const struct cli_verb cli_transfer_verbs[] = {
+	{"snapshot verify", "COLLECTION@NAME|DIR",
+	 "Read every block of a snapshot, or of a stream, against its checksum", 1, 1, run_verify,
+	 0},
 	{"snapshot export", "COLLECTION@NAME DIR",
 	 "Write a snapshot to image files or a stream; DIR - is standard output", 2, 2, run_export,
 	 0},

@@ -117,6 +117,32 @@ is "$("$VMIMG" vm list --output=json | grep -c name)" 0 "nothing came of any of 
 is "$(ls e/layers | wc -l)" 0 "and no file is left"
 [ "$size" -gt 0 ] || die "the increment is empty"
 
+# --- verification
+ok "a stream is verified without a store" snapshot verify inc3 --output=json
+has sound true "and is sound"
+"$VMIMG" snapshot verify - <full/s1.vmstream >out 2>err || die "a stream on standard input"
+head -c 50000 full/s1.vmstream >bad
+fails 1 "truncated" "a stream that ends early" snapshot verify ./bad
+cp full/s1.vmstream bad
+printf '\xa5\x5a' | dd of=bad bs=1 seek=60000 conv=notrunc status=none
+fails 1 "does not match its checksum" "a stream with another byte" snapshot verify ./bad
+export VMIMG_STORE=$dir/b
+ok "a snapshot is verified in all its layers" snapshot verify prod@s3 --output=json
+has sound true "and is sound"
+has layers 6 "all layers of both disks"
+has unverified_bytes 0 "what was imported has checksums"
+for layer in $(find b/layers -name '*.vmo' -size +3M); do # the original's and the copy's
+	printf '\xa5\x5a' | dd of="$layer" bs=1 seek=$((0x10000 + 5 * 4096 + 17)) conv=notrunc status=none
+done
+fails 1 "offset [0-9]+: the data" "a block that has changed" snapshot verify prod@s3 --output=json
+has damaged 1 "one is counted"
+grep -q '"offset":' out || die "the report does not say where"
+fails 1 "cannot read|checksum" "an export of it is refused, and says where" snapshot export prod@s1 no
+[ ! -e no ] && [ ! -e no.part ] || die "a failed export leaves something"
+export VMIMG_STORE=$dir/a
+ok "a base without checksums is read" snapshot verify prod@s1
+grep -q "have no checksums" out || die "it is not called unverified"
+
 # --- going on
 export VMIMG_STORE=$dir/a
 mkdir full2.part
