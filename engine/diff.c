@@ -20,11 +20,13 @@
 #define BUSY_NS (30ull * 1000000000) /* longest wait for a cut to end */
 #define TRIES   50u                  /* of a look at a chain that changes */
 #define NAP_NS  1000000u
+#define MANY    4096u /* runs of a layer */
 
 /* One layer to collect, and of which blocks. */
 struct part {
 	struct eng_layer *layer;
 	uint64_t first, last; /* blocks of the disk: [first, last) */
+	bool is_head;         /* of a disk that is not attached: its log may grow */
 };
 
 struct side {
@@ -94,8 +96,8 @@ static int collect_base(struct collect *c, struct eng_layer *base, uint32_t disk
 	return r;
 }
 
-static int collect_layer(struct eng_blocks *set, struct eng_layer *layer, uint32_t disk_bits,
-			 uint64_t first, uint64_t last, struct fmt_error *err)
+static int collect_into(struct eng_blocks *set, struct eng_layer *layer, uint32_t disk_bits,
+			uint64_t first, uint64_t last, struct fmt_error *err)
 {
 	uint32_t bits = layer->block_bits;
 	struct collect c = {
@@ -119,6 +121,25 @@ static int collect_layer(struct eng_blocks *set, struct eng_layer *layer, uint32
 		r = eng_log_replay(layer, collect_run, &c, err);
 	}
 	return r < 0 ? r : eng_blocks_adder_end(&c.adder);
+}
+
+/* Many blocks between those of other layers cost less as a set of their own: each set is appended to. */
+static int collect_layer(struct eng_blocks *set, struct eng_layer *layer, uint32_t disk_bits,
+			 uint64_t first, uint64_t last, struct fmt_error *err)
+{
+	struct eng_blocks *own = NULL;
+	int r;
+
+	if (!atomic_load(&layer->sealed) || layer->hdr.index_runs < MANY ||
+	    !eng_blocks_cardinality(set))
+		return collect_into(set, layer, disk_bits, first, last, err);
+	r = eng_blocks_create(&own);
+	if (r == 0)
+		r = collect_into(own, layer, disk_bits, first, last, err);
+	if (r == 0)
+		r = eng_blocks_or(set, own);
+	eng_blocks_destroy(own);
+	return r;
 }
 
 int eng_diff_add_layer(struct eng_blocks *set, struct eng_layer *layer, struct fmt_error *err)
@@ -249,7 +270,14 @@ static int add_part(struct diff *d, const struct cat_layer *row, uint64_t first,
 	}
 	r = eng_store_open_layer(d->store, row, false, d->err, &layer);
 	if (r == 0)
-		d->parts[d->count++] = (struct part){layer, first, last};
+		d->parts[d->count++] = (struct part){
+			.layer = layer,
+			.first = first,
+			.last = last,
+			.is_head = row->kind == FMT_KIND_OVERLAY &&
+				   row->state != CAT_LAYER_HARDENED &&
+				   row->state != CAT_LAYER_SEALED,
+		};
 	return r;
 }
 
@@ -340,8 +368,7 @@ static int collect_claimed(struct diff *d, const struct eng_state *from, const s
 		r = open_beyond(d);
 	/* The head's log is read while nobody can attach and append to it. */
 	for (size_t i = 0; r == 0 && i < d->count; i++)
-		if (d->parts[i].layer->kind == FMT_KIND_OVERLAY &&
-		    !atomic_load(&d->parts[i].layer->sealed)) {
+		if (d->parts[i].is_head) {
 			r = collect_layer(d->set, d->parts[i].layer, d->disk.block_bits,
 					  d->parts[i].first, d->parts[i].last, d->err);
 			eng_layer_put(d->parts[i].layer);

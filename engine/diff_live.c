@@ -14,8 +14,8 @@
 #include <stdlib.h>
 
 #define RUNS    (2u * ENG_MAP_REGION) /* a region has half as many at most: there is room for one */
-#define REGIONS 16u                   /* with entries, in one turn */
-#define EMPTY   4096u                 /* regions looked at in one turn */
+#define ENTRIES (16u * ENG_MAP_REGION) /* looked at in one turn: some 0.1 ms */
+#define REGIONS 4096u
 #define WAIT_NS (10ull * 1000000000)
 
 struct live {
@@ -103,18 +103,18 @@ static void walk(struct live *live)
 {
 	struct eng_disk *disk = live->disk;
 	uint64_t regions = (disk->blocks + ENG_MAP_REGION - 1) >> ENG_MAP_REGION_BITS;
-	uint32_t ordinal, looked = 0, full = 0;
+	uint32_t ordinal, looked = 0, entries = 0;
 
 	eng_disk_promote(disk);
 	live->count = 0;
 	live->result = find(live, &ordinal);
 	for (; live->result == 0 && live->region < regions; live->region++) {
-		if (live->count + ENG_MAP_REGION / 2 > RUNS || full == REGIONS || looked == EMPTY)
+		if (live->count + ENG_MAP_REGION / 2 > RUNS || entries >= ENTRIES ||
+		    looked++ == REGIONS)
 			return;
-		looked++;
-		if (!eng_map_has_entries(disk->map, live->region))
+		if (!eng_map_entries(disk->map, live->region))
 			continue;
-		full++;
+		entries += eng_map_entries(disk->map, live->region);
 		eng_map_each_newer(disk->map, live->region, 1, ordinal, add_run, live);
 	}
 	live->is_done = true;

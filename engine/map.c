@@ -647,9 +647,11 @@ int eng_map_each(const struct eng_map *map, uint32_t layer,
 	return walk_end(&w);
 }
 
-bool eng_map_has_entries(const struct eng_map *map, uint64_t region)
+uint32_t eng_map_entries(const struct eng_map *map, uint64_t region)
 {
-	return region < map->regions && leaf_of(map, region);
+	const struct leaf *leaf = region < map->regions ? leaf_of(map, region) : NULL;
+
+	return !leaf ? 0 : is_sparse(leaf) ? leaf->used : ENG_MAP_REGION;
 }
 
 int eng_map_each_newer(const struct eng_map *map, uint64_t region, uint64_t regions, uint32_t layer,

@@ -98,8 +98,8 @@ int eng_map_each(const struct eng_map *map, uint32_t layer,
  */
 int eng_map_each_newer(const struct eng_map *map, uint64_t region, uint64_t regions, uint32_t layer,
 		       int (*each)(void *arg, uint64_t block, uint32_t count), void *arg);
-/* Whether a region has any entry; false too beyond the map's end. */
-bool eng_map_has_entries(const struct eng_map *map, uint64_t region);
+/* How many entries a walk of that region looks at; 0 too beyond the map's end. */
+uint32_t eng_map_entries(const struct eng_map *map, uint64_t region);
 
 size_t eng_map_memory(const struct eng_map *map); /* bytes, allocator overhead estimated */
 
