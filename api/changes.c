@@ -179,13 +179,8 @@ int api_point_disks(struct vmimg_service *svc, const struct api_point *point,
 
 /* --- a disk's state at a point --- */
 
-struct state {
-	struct eng_state eng;
-	struct eng_blocks *extra; /* ours */
-};
-
 static int state_of_snapshot(struct vmimg_service *svc, const struct fmt_uuid *id,
-			     const struct fmt_uuid *disk, struct state *ret)
+			     const struct fmt_uuid *disk, struct api_state *ret)
 {
 	struct cat_snapshot_disk *rows = NULL;
 	size_t n = 0;
@@ -204,7 +199,8 @@ static int state_of_snapshot(struct vmimg_service *svc, const struct fmt_uuid *i
 }
 
 static int state_of_refpoint(struct vmimg_service *svc, const struct fmt_uuid *id,
-			     const struct fmt_uuid *disk, struct fmt_error *err, struct state *ret)
+			     const struct fmt_uuid *disk, struct fmt_error *err,
+			     struct api_state *ret)
 {
 	struct cat_refpoint_disk row;
 	void *set = NULL;
@@ -225,12 +221,12 @@ static int state_of_refpoint(struct vmimg_service *svc, const struct fmt_uuid *i
 	return 0;
 }
 
-static int find_state(struct vmimg_service *svc, const struct api_point *point,
-		      const struct fmt_uuid *disk, struct fmt_error *err, struct state *ret)
+int api_point_state(struct vmimg_service *svc, const struct api_point *point,
+		    const struct fmt_uuid *disk, struct fmt_error *err, struct api_state *ret)
 {
 	int r = 0;
 
-	*ret = (struct state){.extra = NULL};
+	*ret = (struct api_state){.extra = NULL};
 	if (!fmt_uuid_is_none(&point->only) && !fmt_uuid_equal(&point->only, disk))
 		r = -ENOENT;
 	else if (point->kind == API_POINT_SNAPSHOT)
@@ -246,11 +242,11 @@ static int diff_once(struct vmimg_service *svc, struct cat_disk *row, const stru
 		     const struct api_point *to, struct fmt_error *err, uint64_t *size,
 		     struct eng_blocks **ret, bool *found)
 {
-	struct state a = {.extra = NULL}, b = {.extra = NULL};
-	int r = find_state(svc, from, &row->id, err, &a);
+	struct api_state a = {.extra = NULL}, b = {.extra = NULL};
+	int r = api_point_state(svc, from, &row->id, err, &a);
 
 	if (r == 0)
-		r = find_state(svc, to, &row->id, err, &b);
+		r = api_point_state(svc, to, &row->id, err, &b);
 	*found = r == 0;
 	if (r == 0)
 		r = eng_diff(svc->store, row, &a.eng, &b.eng, err, ret);
@@ -347,9 +343,8 @@ static uint32_t changes_code(int r)
 	}
 }
 
-/* "VM/DISK", or "COLLECTION@NAME/VM/DISK": which disk, and where in its life. */
-static uint32_t find_path(struct vmimg_service *svc, const char *path, struct vmimg_error *err,
-			  struct fmt_uuid *disk, struct api_point *point)
+uint32_t api_point_path(struct vmimg_service *svc, const char *path, struct vmimg_error *err,
+			struct fmt_uuid *disk, struct api_point *point)
 {
 	const char *at = path ? strchr(path, '@') : NULL, *slash = at ? strchr(at, '/') : NULL;
 	char snapshot[2 * CAT_NS_MAX], vm[CAT_NAME_MAX], name[CAT_NAME_MAX];
@@ -426,7 +421,7 @@ uint32_t vmimg_get_virtual_disk_changes(struct vmimg_service *svc, const char *p
 	if (!svc || !ret)
 		return api_answer(err, VMIMG_V_INVALID_PARAMETER, "changes: no %s given",
 				  svc ? "result" : "service");
-	code = find_path(svc, path, err, &disk, &to);
+	code = api_point_path(svc, path, err, &disk, &to);
 	if (code == 0)
 		code = find_id(svc, "limit", limit_id, err, &from);
 	if (code == 0 && target_snapshot_id && *target_snapshot_id)

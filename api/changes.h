@@ -30,6 +30,18 @@ struct api_point_disk {
 int api_point_disks(struct vmimg_service *svc, const struct api_point *point,
 		    const struct fmt_uuid *collection, struct api_point_disk **ret, size_t *count);
 
+/* "VM/DISK", or "COLLECTION@NAME/VM/DISK": which disk, and where in its life. 0, or 32773, 32779, ... */
+uint32_t api_point_path(struct vmimg_service *svc, const char *path, struct vmimg_error *err,
+			struct fmt_uuid *disk, struct api_point *point);
+
+struct api_state {
+	struct eng_state eng;
+	struct eng_blocks *extra; /* ours */
+};
+/* A disk's state at a point. -ENOENT: it has no such disk; -ENOTRECOVERABLE: its tracking is lost. */
+int api_point_state(struct vmimg_service *svc, const struct api_point *point,
+		    const struct fmt_uuid *disk, struct fmt_error *err, struct api_state *ret);
+
 /*
  * eng_diff() of a disk between two points; *@size is the disk's at @to. -ENOENT: a point has no such disk;
  * -ENOTRECOVERABLE and others: it cannot be told.

@@ -651,6 +651,29 @@ VMIMG_API uint32_t vmimg_disk_layers(struct vmimg_disk *disk);
  */
 VMIMG_API int vmimg_disk_frozen_layer(struct vmimg_disk *disk, const char *snapshot,
 				      struct vmimg_error *err, uint32_t *ret);
+/*
+ * What changed of an attached disk since a snapshot or reference point, extent by extent (DF-14): more than
+ * vmimg_disk_frozen_layer() can tell, after a revert, of a later snapshot, of a reference point.
+ */
+struct vmimg_baseline;
+/*
+ * @disk: the name it is, or will be, attached by. @point: "COLLECTION@NAME", "COLLECTION#NAME" or an id.
+ * -ENOENT: there is no such disk or point, or the one is not in the other. Any thread; reads files where
+ * the point lies on another branch. Attach it soon: until then nothing of that disk is folded.
+ */
+VMIMG_API int vmimg_baseline_create(struct vmimg_service *svc, const char *disk, const char *point,
+				    struct vmimg_error *err, struct vmimg_baseline **ret);
+/* On the worker's thread once it was attached. NULL is fine. */
+VMIMG_API void vmimg_baseline_destroy(struct vmimg_baseline *baseline);
+/* The worker's thread: from here on it is about @disk, attached by that name. */
+VMIMG_API void vmimg_baseline_attach(struct vmimg_baseline *baseline, struct vmimg_disk *disk);
+/*
+ * The worker's thread: of @extent, which VMIMG_EXTENTS told of @offset, the first bytes that are of one
+ * kind, at least 1: *@changed. Where nothing can be told any more, changed.
+ */
+VMIMG_API uint64_t vmimg_baseline_extent(const struct vmimg_baseline *baseline,
+					 struct vmimg_disk *disk, uint64_t offset,
+					 const struct vmimg_disk_extent *extent, bool *changed);
 /* Bytes of memory that the disk's map takes, and blocks it holds in the head; the worker's thread. */
 VMIMG_API void vmimg_disk_memory(struct vmimg_disk *disk, uint64_t *map_bytes,
 				 uint64_t *head_blocks);

@@ -417,6 +417,33 @@ static int collect(struct diff *d, const struct eng_state *from, const struct en
 	return r;
 }
 
+static int collect_parts(struct diff *d)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < d->count; i++)
+		r = collect_layer(d->set, d->parts[i].layer, d->disk.block_bits, d->parts[i].first,
+				  d->parts[i].last, d->err);
+	return r;
+}
+
+/* Takes *@set over where @r is 0. */
+static int end(struct diff *d, int r, struct fmt_error *err, struct eng_blocks **set)
+{
+	drop_parts(d);
+	let_go(d);
+	free(d->parts);
+	free(d->held);
+	free(d->sides[0].rows);
+	free(d->sides[1].rows);
+	if (r < 0) {
+		eng_blocks_destroy(d->set);
+		return fmt_fail(err, r, "%s", d->err->text[0] ? d->err->text : strerror(-r));
+	}
+	*set = d->set;
+	return 0;
+}
+
 int eng_diff(struct eng_store *store, const struct cat_disk *disk, const struct eng_state *from,
 	     const struct eng_state *to, struct fmt_error *err, struct eng_blocks **ret)
 {
@@ -431,23 +458,53 @@ int eng_diff(struct eng_store *store, const struct cat_disk *disk, const struct 
 	r = eng_blocks_create(&d.set);
 	if (r == 0)
 		r = collect(&d, from, to);
-	for (size_t i = 0; r == 0 && i < d.count; i++)
-		r = collect_layer(d.set, d.parts[i].layer, d.disk.block_bits, d.parts[i].first,
-				  d.parts[i].last, &why);
+	if (r == 0)
+		r = collect_parts(&d);
 	if (r == 0)
 		r = eng_blocks_or(d.set, from->extra);
 	if (r == 0)
 		r = eng_blocks_or(d.set, to->extra);
-	drop_parts(&d);
-	let_go(&d);
-	free(d.parts);
-	free(d.held);
-	free(d.sides[0].rows);
-	free(d.sides[1].rows);
-	if (r < 0) {
-		eng_blocks_destroy(d.set);
-		return fmt_fail(err, r, "%s", why.text[0] ? why.text : strerror(-r));
+	return end(&d, r, err, ret);
+}
+
+static int open_aside(struct diff *d, const struct eng_state *state, const struct fmt_uuid *top)
+{
+	const struct eng_state to = {.layer = *top};
+	const struct side *side = &d->sides[0];
+	int r = hold_chains(d, state, &to);
+
+	for (size_t i = d->common; r == 0 && i < side->count; i++)
+		r = add_part(d, &side->rows[i], 0, FMT_SIZE_MAX >> d->disk.block_bits);
+	return r;
+}
+
+int eng_diff_aside(struct eng_store *store, const struct cat_disk *disk,
+		   const struct eng_state *state, const struct fmt_uuid *top, struct fmt_error *err,
+		   struct fmt_uuid *common, struct eng_blocks **ret)
+{
+	struct diff d = {.store = store, .disk = *disk};
+	struct fmt_uuid last = {{0}};
+	struct fmt_error why = {""};
+	int r = eng_blocks_create(&d.set), again = -EAGAIN;
+
+	d.err = &why;
+	for (unsigned i = 0; r == 0 && i < TRIES && is_passing(again, i); i++) {
+		if (i)
+			eng_io_sleep_ns(store->io, NAP_NS);
+		drop_parts(&d);
+		let_go(&d);
+		again = open_aside(&d, state, top);
 	}
-	*ret = d.set;
-	return 0;
+	if (r == 0)
+		r = again;
+	if (r == 0)
+		r = collect_parts(&d);
+	if (r == 0)
+		r = eng_blocks_or(d.set, state->extra);
+	if (r == 0 && d.common)
+		last = d.sides[0].rows[d.common - 1].id;
+	r = end(&d, r, err, ret);
+	if (r == 0)
+		*common = last;
+	return r;
 }

@@ -29,6 +29,14 @@ struct eng_state {
 int eng_diff(struct eng_store *store, const struct cat_disk *disk, const struct eng_state *from,
 	     const struct eng_state *to, struct fmt_error *err, struct eng_blocks **ret);
 
+/*
+ * What only @state's own branch holds, against the chain under @top (none: the disk's head), with its
+ * extra blocks; and the last layer under both, or none. @state is not now. Any thread; waits for nobody.
+ */
+int eng_diff_aside(struct eng_store *store, const struct cat_disk *disk,
+		   const struct eng_state *state, const struct fmt_uuid *top, struct fmt_error *err,
+		   struct fmt_uuid *common, struct eng_blocks **ret);
+
 /* Adds what a layer that takes no more writes, open as @layer, holds of its own. For folds (T29). */
 int eng_diff_add_layer(struct eng_blocks *set, struct eng_layer *layer, struct fmt_error *err);
 

@@ -78,6 +78,7 @@ static void conn_free(struct nbd_conn *c)
 	struct srv_nbd *nbd = c->nbd;
 
 	nbd_conn_leave(c);
+	nbd_status_fini(c);
 	if (c->export) {
 		atomic_fetch_sub(&c->export->stats.connections, 1);
 		srv_export_put(c->export);

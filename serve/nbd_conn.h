@@ -110,13 +110,14 @@ struct nbd_greeting {
 	char info_name[SRV_EXPORT_NAME_MAX];
 	struct nbd_context *found; /* contexts that the export has */
 	size_t nfound;
+	/* Of the contexts chosen, CHANGED: from the lobby's GO to the worker's nbd_status_choose(). */
+	struct vmimg_baseline *baselines[NBD_CONTEXTS_MAX];
 };
 
 /* What a chosen context needs to answer (nbd_status.c). */
 struct nbd_lens {
 	enum nbd_context_kind kind;
-	uint32_t frozen; /* CHANGED: the snapshot's layer */
-	bool lost;       /* CHANGED: the snapshot is gone: everything has changed */
+	struct vmimg_baseline *baseline; /* CHANGED; NULL: it is gone, everything has changed */
 };
 
 struct nbd_conn {
@@ -204,7 +205,10 @@ void nbd_reply(struct nbd_req *req, int32_t result);
 int nbd_req_grow(struct nbd_req *req, uint32_t len);
 
 /* --- nbd_status.c: block status --- */
-void nbd_status_choose(struct nbd_conn *conn, const struct nbd_context *contexts, unsigned count);
+/* Takes the baselines. */
+void nbd_status_choose(struct nbd_conn *conn, const struct nbd_context *contexts,
+		       struct vmimg_baseline **baselines, unsigned count);
+void nbd_status_fini(struct nbd_conn *conn);
 uint32_t nbd_status_memory(const struct nbd_conn *conn); /* at most, for one request */
 void nbd_status_start(struct nbd_req *req);
 
@@ -214,15 +218,15 @@ struct nbd_names {
 	size_t count;
 };
 int nbd_names_exports(struct vmimg_service *svc, struct nbd_names *ret);
-/* An export, as what a context compares: its disk, and for a snapshot's the time of its cut. */
+/* An export, as what a context compares. */
 struct nbd_subject {
-	char disk[SRV_EXPORT_NAME_MAX];
-	char cut_time[40];
+	char export[SRV_EXPORT_NAME_MAX];
+	char disk[SRV_EXPORT_NAME_MAX]; /* VM/DISK */
 };
 int nbd_names_look_up(struct vmimg_service *svc, const char *export, struct nbd_subject *ret);
-/* Whether @snapshot ("COLLECTION@NAME") holds the disk, and is no later than the subject. */
+/* Whether @point ("COLLECTION@NAME", "COLLECTION#NAME") holds the disk. */
 bool nbd_names_comparable(struct vmimg_service *svc, const struct nbd_subject *subject,
-			  const char *snapshot);
+			  const char *point);
 int nbd_names_snapshots(struct vmimg_service *svc, const struct nbd_subject *subject,
 			struct nbd_names *ret);                /* all of those */
 int nbd_names_only_disk(struct vmimg_service *svc, char *ret); /* SRV_EXPORT_NAME_MAX; -ENOENT */

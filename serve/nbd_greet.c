@@ -34,10 +34,19 @@ int nbd_greet_start(struct nbd_conn *c)
 	return nbd_handshake_init(&g->hs);
 }
 
+static void drop_baselines(struct nbd_greeting *g)
+{
+	for (unsigned i = 0; i < NBD_CONTEXTS_MAX; i++) {
+		vmimg_baseline_destroy(g->baselines[i]);
+		g->baselines[i] = NULL;
+	}
+}
+
 void nbd_greeting_destroy(struct nbd_greeting *g)
 {
 	if (!g)
 		return;
+	drop_baselines(g);
 	nbd_handshake_fini(&g->hs);
 	free(g->found);
 	free(g);
@@ -208,11 +217,29 @@ static void run_back(struct srv_worker *worker, struct srv_task *task)
 		srv_log(g->result == -ENOENT || g->result == -EINVAL ? SRV_INFO : SRV_WARNING,
 			c->name, "%s: %s", g->want.name,
 			g->want.error.message[0] ? g->want.error.message : strerror(-g->result));
+	drop_baselines(g);
 	nbd_conn_enter(c, &c->nbd->lanes[0]);
 	decided(c, nbd_handshake_export(&g->hs, g->result, text_of(g->result), &g->info));
 	if (atomic_load(&c->nbd->phase) != NBD_SERVING)
 		nbd_conn_break(c);
 	nbd_conn_kick(c);
+}
+
+/*
+ * What the contexts chosen compare with. Made here, not by the export's worker: its guests would wait for
+ * the catalog and for files (P3). One that cannot be made: everything has changed (NB-22).
+ */
+static void make_baselines(struct nbd_conn *c, const char *export)
+{
+	const struct nbd_handshake *hs = &c->greeting->hs;
+
+	drop_baselines(c->greeting);
+	if (hs->option == NBD_OPT_INFO || strcmp(hs->contexts_of, hs->name) != 0)
+		return;
+	for (unsigned i = 0; i < hs->ncontexts; i++)
+		if (hs->contexts[i].kind == NBD_CONTEXT_CHANGED)
+			vmimg_baseline_create(c->nbd->server->svc, export, hs->contexts[i].snapshot,
+					      NULL, &c->greeting->baselines[i]);
 }
 
 /* INFO, GO, EXPORT_NAME: the export's worker knows. */
@@ -226,6 +253,7 @@ static void want_export(struct nbd_conn *c)
 		nbd_conn_kick(c);
 		return;
 	}
+	make_baselines(c, g->want.name);
 	nbd_conn_leave(c);
 	srv_export_want(c->nbd->server->exports, &g->want);
 }
@@ -262,7 +290,7 @@ static void transmit(struct nbd_conn *c)
 
 	srv_log(SRV_DEBUG, c->name, "uses %s", c->export->name);
 	c->structured = hs->structured;
-	nbd_status_choose(c, hs->contexts, hs->ncontexts);
+	nbd_status_choose(c, hs->contexts, c->greeting->baselines, hs->ncontexts);
 	nbd_greeting_destroy(c->greeting);
 	c->greeting = NULL;
 	c->consume = nbd_serve_consume;

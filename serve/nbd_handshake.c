@@ -199,7 +199,8 @@ static bool add_query(struct nbd_handshake *h, const char *q, uint32_t len)
 	if (is(q, len, "vmimg:depth") || (list && is(q, len, "vmimg:")))
 		return ask(h, NBD_CONTEXT_DEPTH, "", 0);
 	if (len > prefix && !memcmp(q, changed, prefix) &&
-	    len - prefix < sizeof(h->asked[0].snapshot) && memchr(q + prefix, '@', len - prefix))
+	    len - prefix < sizeof(h->asked[0].snapshot) &&
+	    (memchr(q + prefix, '@', len - prefix) || memchr(q + prefix, '#', len - prefix)))
 		return ask(h, NBD_CONTEXT_CHANGED, q + prefix, len - prefix);
 	return true;
 }

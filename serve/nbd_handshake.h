@@ -24,7 +24,7 @@ enum nbd_context_kind { NBD_CONTEXT_ALLOCATION, NBD_CONTEXT_DEPTH, NBD_CONTEXT_C
 
 struct nbd_context {
 	enum nbd_context_kind kind;
-	char snapshot[2 * VMIMG_NAME_MAX + 2]; /* CHANGED: "COLLECTION@NAME" */
+	char snapshot[2 * VMIMG_NAME_MAX + 2]; /* CHANGED: "COLLECTION@NAME", or with # */
 };
 
 enum nbd_decision {

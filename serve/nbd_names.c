@@ -137,8 +137,8 @@ int nbd_names_look_up(struct vmimg_service *svc, const char *export, struct nbd_
 	json_t *found = NULL;
 	int r;
 
+	snprintf(ret->export, sizeof(ret->export), "%s", export);
 	snprintf(ret->disk, sizeof(ret->disk), "%s", at && slash ? slash + 1 : export);
-	ret->cut_time[0] = 0;
 	if (!at)
 		r = describe(svc, VMIMG_KIND_DISK, export, &found);
 	else if (!slash || slash < at)
@@ -147,31 +147,21 @@ int nbd_names_look_up(struct vmimg_service *svc, const char *export, struct nbd_
 		snprintf(snapshot, sizeof(snapshot), "%.*s", (int)(slash - export), export);
 		r = describe(svc, VMIMG_KIND_SNAPSHOT, snapshot, &found);
 	}
-	if (r == 0 && at) {
-		snprintf(ret->cut_time, sizeof(ret->cut_time), "%s", text_of(found, "cut_time"));
+	if (r == 0 && at)
 		r = member_of(found, ret->disk) ? 0 : -ENOENT;
-	}
 	json_decref(found);
 	return r;
 }
 
-/* Times are of one form: later ones are greater texts. */
-static bool comparable(const json_t *snapshot, const struct nbd_subject *subject)
-{
-	return member_of(snapshot, subject->disk) &&
-	       (!subject->cut_time[0] ||
-		strcmp(text_of(snapshot, "cut_time"), subject->cut_time) <= 0);
-}
-
 bool nbd_names_comparable(struct vmimg_service *svc, const struct nbd_subject *subject,
-			  const char *snapshot)
+			  const char *point)
 {
-	json_t *found = NULL;
-	bool ok = describe(svc, VMIMG_KIND_SNAPSHOT, snapshot, &found) == 0 &&
-		  comparable(found, subject);
+	struct vmimg_baseline *baseline;
 
-	json_decref(found);
-	return ok;
+	if (vmimg_baseline_create(svc, subject->export, point, NULL, &baseline) < 0)
+		return false;
+	vmimg_baseline_destroy(baseline);
+	return true;
 }
 
 int nbd_names_snapshots(struct vmimg_service *svc, const struct nbd_subject *subject,
@@ -184,7 +174,7 @@ int nbd_names_snapshots(struct vmimg_service *svc, const struct nbd_subject *sub
 	int r = load(svc, VMIMG_KIND_SNAPSHOT, NULL, &list);
 
 	json_array_foreach (list, i, snapshot)
-		if (r == 0 && comparable(snapshot, subject))
+		if (r == 0 && member_of(snapshot, subject->disk))
 			r = add(&names, NULL, text_of(snapshot, "snapshot"));
 	json_decref(list);
 	if (r < 0)

@@ -13,17 +13,23 @@
 
 static void on_extents(struct srv_io *io, int32_t result);
 
-void nbd_status_choose(struct nbd_conn *c, const struct nbd_context *contexts, unsigned count)
+void nbd_status_choose(struct nbd_conn *c, const struct nbd_context *contexts,
+		       struct vmimg_baseline **baselines, unsigned count)
 {
 	for (unsigned i = 0; i < count; i++) {
-		struct nbd_lens *lens = &c->lenses[i];
-
-		*lens = (struct nbd_lens){.kind = contexts[i].kind};
-		if (lens->kind == NBD_CONTEXT_CHANGED) /* NB-22 */
-			lens->lost = vmimg_disk_frozen_layer(c->export->disk, contexts[i].snapshot,
-							     NULL, &lens->frozen) < 0;
+		c->lenses[i] = (struct nbd_lens){contexts[i].kind, baselines[i]};
+		if (baselines[i])
+			vmimg_baseline_attach(baselines[i], c->export->disk);
+		baselines[i] = NULL;
 	}
 	c->nlenses = count;
+}
+
+void nbd_status_fini(struct nbd_conn *c)
+{
+	for (unsigned i = 0; i < c->nlenses; i++)
+		vmimg_baseline_destroy(c->lenses[i].baseline);
+	c->nlenses = 0;
 }
 
 uint32_t nbd_status_memory(const struct nbd_conn *c)
@@ -53,44 +59,87 @@ void nbd_status_start(struct nbd_req *req)
 	srv_worker_io(req->conn->lane->worker, &req->io);
 }
 
-static uint32_t flags_of(const struct nbd_lens *lens, const struct vmimg_disk_extent *e,
-			 uint32_t newest)
+/* The first bytes of @e, at @offset, that look the same: how many, and *@flags. */
+static uint64_t look(const struct nbd_conn *c, const struct nbd_lens *lens, uint64_t offset,
+		     const struct vmimg_disk_extent *e, uint32_t newest, uint32_t *flags)
 {
+	uint64_t length = e->length;
+	bool changed = true;
+
 	switch (lens->kind) {
 	case NBD_CONTEXT_ALLOCATION:
-		return e->state == VMIMG_EXTENT_DATA ? 0 : NBD_STATE_HOLE | NBD_STATE_ZERO;
+		*flags = e->state == VMIMG_EXTENT_DATA ? 0 : NBD_STATE_HOLE | NBD_STATE_ZERO;
+		break;
 	case NBD_CONTEXT_DEPTH:
-		return e->state == VMIMG_EXTENT_HOLE ? DEPTH_NONE : newest - e->layer;
-	case NBD_CONTEXT_CHANGED: return lens->lost || e->layer > lens->frozen;
+		*flags = e->state == VMIMG_EXTENT_HOLE ? DEPTH_NONE : newest - e->layer;
+		break;
+	case NBD_CONTEXT_CHANGED:
+		if (lens->baseline)
+			length = vmimg_baseline_extent(lens->baseline, c->export->disk, offset, e,
+						       &changed);
+		*flags = changed;
+		break;
 	}
-	return 0;
+	return length;
+}
+
+/* A chunk under construction. */
+struct chunk {
+	uint8_t *at, *last; /* last: its newest extent, or NULL */
+	uint32_t flags;     /* of that */
+	unsigned count;
+};
+
+/* False: there is no place for it, so that the chunk ends before it. */
+static bool put_extent(struct chunk *k, uint64_t length, uint32_t flags, unsigned most)
+{
+	if (k->last && flags == k->flags) {
+		nbd_put32(k->last, nbd_get32(k->last) + (uint32_t)length);
+		return true;
+	}
+	if (k->count == most)
+		return false;
+	k->count++;
+	k->flags = flags;
+	k->last = k->at;
+	k->at = nbd_put32(nbd_put32(k->at, (uint32_t)length), flags);
+	return true;
 }
 
 /* One context's chunk at @to; returns what follows it. NB-24. */
 static uint8_t *put_chunk(const struct nbd_req *req, unsigned context, uint32_t newest,
-			  const struct vmimg_disk_extent *e, int count, uint8_t *to)
+			  const struct vmimg_disk_extent *extents, int count, uint8_t *to)
 {
 	const struct nbd_conn *c = req->conn;
-	bool one = req->wire.flags & NBD_CMD_FLAG_REQ_ONE;
-	uint8_t *p = nbd_put32(to + NBD_STRUCTURED_LEN, context), *last = NULL;
-	uint32_t flags = 0;
+	unsigned most = req->wire.flags & NBD_CMD_FLAG_REQ_ONE ? 1 : EXTENTS_MAX;
+	struct chunk k = {.at = nbd_put32(to + NBD_STRUCTURED_LEN, context)};
+	uint64_t offset = req->wire.offset;
+	bool room = true;
 
-	for (int i = 0; i < count; i++) {
-		uint32_t next = flags_of(&c->lenses[context], &e[i], newest);
+	for (int i = 0; i < count && room; i++) {
+		struct vmimg_disk_extent e = extents[i];
 
-		if (last && next == flags) {
-			nbd_put32(last, nbd_get32(last) + (uint32_t)e[i].length);
-			continue;
+		while (e.length && room) {
+			uint32_t flags = 0;
+			uint64_t n = look(c, &c->lenses[context], offset, &e, newest, &flags);
+
+			room = put_extent(&k, n, flags, most);
+			offset += n;
+			e.length -= n;
 		}
-		if (last && one)
-			break;
-		flags = next;
-		last = p;
-		p = nbd_put32(nbd_put32(p, (uint32_t)e[i].length), flags);
 	}
 	nbd_chunk_encode(to, req->wire.cookie, context + 1 == c->nlenses ? NBD_REPLY_DONE : 0,
-			 NBD_CHUNK_BLOCK_STATUS, (uint32_t)(p - to) - NBD_STRUCTURED_LEN);
-	return p;
+			 NBD_CHUNK_BLOCK_STATUS, (uint32_t)(k.at - to) - NBD_STRUCTURED_LEN);
+	return k.at;
+}
+
+/* Bytes that the reply may take: a baseline may cut extents in pieces. */
+static uint32_t reply_room(const struct nbd_conn *c, unsigned count)
+{
+	for (unsigned i = 0; i < c->nlenses; i++)
+		if (c->lenses[i].baseline)
+			count = EXTENTS_MAX;
+	return c->nlenses * (NBD_STRUCTURED_LEN + 4 + count * 8);
 }
 
 static void on_extents(struct srv_io *io, int32_t result)
@@ -103,7 +152,7 @@ static void on_extents(struct srv_io *io, int32_t result)
 
 	if (result > 0) {
 		memcpy(extents, req->buf, (unsigned)result * sizeof(extents[0]));
-		if (nbd_req_grow(req, c->nlenses * (NBD_STRUCTURED_LEN + 4 + (unsigned)result * 8)))
+		if (nbd_req_grow(req, reply_room(c, (unsigned)result)))
 			result = -ENOMEM;
 	}
 	if (result <= 0) {
