@@ -107,6 +107,8 @@ int eng_fold_base_copy(struct fold *f, struct fmt_error *err)
 	if (r < 0)
 		return r;
 	f->copy.io = store->io;
+	f->copy.hold = store->lock_file;
+	f->copy.direct = store->direct;
 	f->copy.inputs = f->inputs;
 	f->copy.count = (uint32_t)f->count;
 	f->copy.path = f->base_layer->data_path;

@@ -18,14 +18,13 @@
 #include <string.h>
 
 #include "engine/fold_merge.h"
+#include "engine/fold_move.h"
 
-#define CHUNK (1u << 20) /* bytes of an input read at a time */
+#define BATCH (1u << 16) /* blocks moved at a time */
 
 struct input {
 	struct eng_layer *layer;
-	struct eng_index *index;
-	struct eng_file *file; /* its own descriptor, buffered */
-	uint32_t *goes;        /* slot -> slot of the result, or FMT_SLOT_NONE */
+	uint32_t *goes; /* slot -> slot of the result, or FMT_SLOT_NONE */
 	uint64_t slots;
 };
 
@@ -37,11 +36,11 @@ struct fold {
 	uint32_t bits;
 	struct fmt_run *runs; /* of the result */
 	size_t nruns, cap;
-	uint32_t slots;  /* of the result */
-	uint64_t *csums; /* of them */
-	uint8_t *buf;    /* CHUNK */
+	uint32_t slots;              /* of the result */
+	uint64_t *csums;             /* of them */
+	struct eng_fold_item *items; /* BATCH */
 	struct eng_layer *result;
-	struct eng_file *out;
+	struct eng_fold_move move;
 };
 
 static int no_memory(const struct fold *f)
@@ -133,88 +132,53 @@ static int merge(struct fold *f)
 
 /* --- the copy --- */
 
-/* P6: the block's checksum goes with it; one that does not match stops the fold. */
-static int take_csum(struct fold *f, const struct input *in, uint32_t slot, const uint8_t *data)
+/* What survives of an input, in the order in which it has it. */
+static int move_input(struct fold *f, uint32_t i)
 {
-	uint64_t want;
-	int r = eng_index_csum(in->index, slot, &want);
-
-	if (r == -EAGAIN) {
-		r = eng_index_load_csum(in->index, slot, f->err);
-		if (r == 0)
-			r = eng_index_csum(in->index, slot, &want);
-	}
-	if (r < 0)
-		return r;
-	if (fmt_block_csum(data, (size_t)1 << f->bits) != want)
-		return fmt_fail(f->err, -EBADMSG,
-				"%s: the data of slot %" PRIu32
-				" does not match its checksum (CS-2)",
-				in->layer->path, slot);
-	f->csums[in->goes[slot]] = want;
-	return 0;
-}
-
-/* Writes the survivors among @count slots from @first, which are in the buffer; neighbours together. */
-static int write_survivors(struct fold *f, const struct input *in, uint64_t first, uint32_t count)
-{
-	uint32_t i = 0, n;
+	const struct input *in = &f->inputs[i];
+	uint32_t n = 0;
 	int r = 0;
 
-	while (r == 0 && i < count) {
-		uint32_t to = in->goes[first + i];
-
-		if (to == FMT_SLOT_NONE) {
-			i++;
+	for (uint64_t slot = 0; r == 0 && slot < in->slots; slot++) {
+		if (in->goes[slot] == FMT_SLOT_NONE)
 			continue;
+		f->items[n++] = (struct eng_fold_item){in->goes[slot], (uint32_t)slot, i};
+		if (n == BATCH) {
+			r = eng_fold_move(&f->move, f->items, n);
+			n = 0;
 		}
-		for (n = 0; r == 0 && i + n < count && in->goes[first + i + n] == to + n; n++)
-			r = take_csum(f, in, (uint32_t)(first + i + n),
-				      f->buf + ((size_t)(i + n) << f->bits));
-		if (r == 0)
-			r = eng_io_pwrite(f->b->io, f->out, f->buf + ((size_t)i << f->bits),
-					  (size_t)n << f->bits,
-					  eng_layer_slot_offset(f->result, to));
-		eng_progress_add(f->b->progress, (uint64_t)n << f->bits);
-		i += n;
 	}
-	return r;
+	return r == 0 ? eng_fold_move(&f->move, f->items, n) : r;
 }
 
-static int copy_input(struct fold *f, const struct input *in)
+/* The blocks to their places, and their checksums with them. */
+static int move_all(struct fold *f)
 {
-	uint32_t most = CHUNK >> f->bits;
-	uint64_t slot = 0;
-	int r = 0;
+	struct eng_fold_build *b = f->b;
+	int r;
 
-	while (r == 0) {
-		uint32_t count = 0, last = 0;
-		size_t len;
-		ssize_t got;
-
-		while (slot < in->slots && in->goes[slot] == FMT_SLOT_NONE)
-			slot++;
-		if (slot == in->slots)
-			break;
-		for (; count < most && slot + count < in->slots; count++)
-			last = in->goes[slot + count] != FMT_SLOT_NONE ? count : last;
-		count = last + 1;
-		len = (size_t)count << f->bits;
-		got = eng_io_pread(f->b->io, in->file, f->buf, len,
-				   eng_layer_slot_offset(in->layer, (uint32_t)slot));
-		if (got < (ssize_t)len)
-			return fmt_fail(f->err, got < 0 ? (int)got : -EUCLEAN,
-					"%s: cannot read %zu bytes of slot %" PRIu64 ": %s",
-					in->layer->path, len, slot,
-					got < 0 ? strerror((int)-got) : "the file ends");
-		r = write_survivors(f, in, slot, count);
-		slot += count;
-		if (r == 0)
-			r = check_stop(f);
-		if (r == 0)
-			r = eng_progress_wait(f->b->progress, f->b->io, len, in->layer->path,
-					      f->err);
-	}
+	f->move = (struct eng_fold_move){
+		.io = b->io,
+		.hold = b->hold,
+		.inputs = b->inputs,
+		.indexes = f->merge.indexes,
+		.count = b->count,
+		.path = b->spec.path,
+		.start = eng_layer_slot_offset(f->result, 0),
+		.end = eng_layer_slot_offset(f->result, f->slots),
+		.direct = b->spec.direct,
+		.csums = f->csums,
+		.stop = b->stop,
+		.arg = b->arg,
+		.progress = b->progress,
+		.err = f->err,
+	};
+	r = eng_fold_move_init(&f->move);
+	for (uint32_t i = 0; r == 0 && i < b->count; i++)
+		r = move_input(f, i);
+	if (r == 0)
+		r = eng_fold_move_sync(&f->move);
+	eng_fold_move_fini(&f->move);
 	return r;
 }
 
@@ -239,7 +203,7 @@ static void edit_frozen(struct fmt_header *hdr, void *arg)
 static int finish(struct fold *f)
 {
 	struct eng_layer *layer = f->result;
-	int r = eng_io_fdatasync(f->b->io, f->out);
+	int r = move_all(f);
 
 	layer->next_slot = f->slots;
 	for (size_t i = 0; r == 0 && i < f->nruns; i++)
@@ -263,13 +227,7 @@ static int build_result(struct fold *f)
 
 	spec.initial_slots = f->slots;
 	r = eng_layer_create(f->b->io, &spec, f->err, &f->result);
-	if (r == 0)
-		r = eng_io_open(f->b->io, spec.path, ENG_OPEN_WRITE | ENG_OPEN_NOFOLLOW, &f->out);
-	for (uint32_t i = 0; r == 0 && i < f->b->count; i++)
-		r = copy_input(f, &f->inputs[i]);
-	if (r == 0)
-		r = finish(f);
-	return r;
+	return r == 0 ? finish(f) : r;
 }
 
 /* --- all of it --- */
@@ -277,18 +235,14 @@ static int build_result(struct fold *f)
 static int open_input(struct fold *f, uint32_t i)
 {
 	struct input *in = &f->inputs[i];
-	int r;
 
 	in->layer = f->b->inputs[i];
-	r = eng_layer_index(in->layer, f->err, &in->index);
-	if (r < 0)
-		return r;
 	in->slots = in->layer->hdr.slots;
 	in->goes = malloc((in->slots + 1) * sizeof(*in->goes));
 	if (!in->goes)
 		return no_memory(f);
 	memset(in->goes, 0xff, (in->slots + 1) * sizeof(*in->goes)); /* FMT_SLOT_NONE */
-	return eng_io_open(f->b->io, in->layer->path, ENG_OPEN_NOFOLLOW, &in->file);
+	return 0;
 }
 
 static int prepare(struct fold *f)
@@ -304,9 +258,8 @@ static int prepare(struct fold *f)
 		.err = f->err,
 	};
 	f->inputs = calloc(b->count, sizeof(*f->inputs));
-	if (posix_memalign((void **)&f->buf, FMT_PAGE, CHUNK))
-		f->buf = NULL;
-	if (!f->inputs || !f->buf)
+	f->items = malloc(BATCH * sizeof(*f->items));
+	if (!f->inputs || !f->items)
 		return no_memory(f);
 	r = eng_fold_merge_init(&f->merge);
 	for (uint32_t i = 0; r == 0 && i < b->count; i++)
@@ -316,16 +269,13 @@ static int prepare(struct fold *f)
 
 static void clean_up(struct fold *f)
 {
-	for (uint32_t i = 0; f->inputs && i < f->b->count; i++) {
-		eng_io_close(f->b->io, f->inputs[i].file);
+	for (uint32_t i = 0; f->inputs && i < f->b->count; i++)
 		free(f->inputs[i].goes);
-	}
-	eng_io_close(f->b->io, f->out);
 	eng_fold_merge_fini(&f->merge);
 	free(f->inputs);
 	free(f->runs);
 	free(f->csums);
-	free(f->buf);
+	free(f->items);
 }
 
 int eng_fold_build(struct eng_fold_build *b, struct fmt_error *err, struct eng_layer **ret)

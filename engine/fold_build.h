@@ -11,6 +11,7 @@
 
 struct eng_fold_build {
 	struct eng_io *io;
+	struct eng_file *hold;     /* the store's lock (T19), or NULL */
 	struct eng_layer **inputs; /* sealed overlays, lowest first; borrowed */
 	uint32_t count;
 	struct eng_layer_spec spec; /* of the result; initial_slots is found out */

@@ -12,6 +12,8 @@
 
 struct eng_fold_copy {
 	struct eng_io *io;
+	struct eng_file *hold; /* the store's lock (T19), or NULL */
+	bool direct;
 	struct eng_layer **inputs; /* sealed overlays, lowest first; borrowed */
 	uint32_t count;
 	const char *path; /* of the raw file */

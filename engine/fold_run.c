@@ -260,6 +260,7 @@ static int set_up(struct fold *f, struct fmt_error *err)
 	int r;
 
 	b->io = store->io;
+	b->hold = store->lock_file;
 	b->inputs = f->inputs;
 	b->count = (uint32_t)f->count;
 	b->progress = f->progress;

@@ -395,11 +395,11 @@ struct trouble {
 Test(sim_fold_base, an_error_anywhere_leaves_the_layers)
 {
 	static const struct trouble troubles[] = {
-		{ENG_FAULT_PREAD, ".vmo", -EIO, 0},     {ENG_FAULT_PREAD, ".vmo", -EIO, 6},
-		{ENG_FAULT_PWRITE, ".raw", -EIO, 0},    {ENG_FAULT_PWRITE, ".raw", -ENOSPC, 1},
-		{ENG_FAULT_FDATASYNC, ".raw", -EIO, 0}, {ENG_FAULT_PUNCH, ".raw", -ENOSPC, 0},
-		{ENG_FAULT_OPEN, ".raw", -EMFILE, 1},   {ENG_FAULT_OPEN, ".vmr", -EMFILE, 0},
-		{ENG_FAULT_PWRITE, ".vmr", -EIO, 0},    {ENG_FAULT_FDATASYNC, ".vmr", -EIO, 0},
+		{ENG_FAULT_RING_READ, ".vmo", -EIO, 0},  {ENG_FAULT_RING_READ, ".vmo", -EIO, 1},
+		{ENG_FAULT_RING_WRITE, ".raw", -EIO, 0}, {ENG_FAULT_RING_WRITE, ".raw", -ENOSPC, 1},
+		{ENG_FAULT_FDATASYNC, ".raw", -EIO, 0},  {ENG_FAULT_PUNCH, ".raw", -ENOSPC, 0},
+		{ENG_FAULT_OPEN, ".raw", -EMFILE, 1},    {ENG_FAULT_OPEN, ".vmr", -EMFILE, 0},
+		{ENG_FAULT_PWRITE, ".vmr", -EIO, 0},     {ENG_FAULT_FDATASYNC, ".vmr", -EIO, 0},
 	};
 
 	begin_one();
@@ -420,6 +420,7 @@ Test(sim_fold_base, an_error_anywhere_leaves_the_layers)
 		take("before", NULL);
 		drop("before");
 		fold_all();
+		put(500, 1);
 		take("s0", NULL);
 		put(100 + 3 * (uint32_t)i, 50);
 		put(300, 2);
