@@ -236,7 +236,8 @@ int eng_catalog_set_layer_snapshot(struct eng_catalog *cat, const struct fmt_uui
 				   const struct fmt_uuid *snapshot);
 int eng_catalog_set_disk_head(struct eng_catalog *cat, const struct fmt_uuid *disk,
 			      const struct fmt_uuid *layer);
-/* The children and the snapshots of @old become those of @with; neither row is removed. */
+/* The children, snapshots and reference points of @old become those of @with, which holds the same at its
+ * top; neither row is removed. */
 int eng_catalog_replace_layer(struct eng_catalog *cat, const struct fmt_uuid *old,
 			      const struct fmt_uuid *with);
 int eng_catalog_remove_vm(struct eng_catalog *cat, const struct fmt_uuid *id);

@@ -78,7 +78,9 @@ static int change(struct eng_catalog *cat, enum cat_stmt s, const struct fmt_uui
 	if (s == SET_LAYER_STATE)
 		sqlite3_bind_int64(stmt, 3, value);
 	cat->txn_removes |= s >= REMOVE_VM;
-	r = eng_catalog_run_locked(cat, s, s != MOVE_CHILDREN && s != MOVE_SNAPSHOTS);
+	r = eng_catalog_run_locked(cat, s,
+				   s != MOVE_CHILDREN && s != MOVE_SNAPSHOTS &&
+					   s != MOVE_REFPOINTS);
 	eng_catalog_leave(cat);
 	return r;
 }
@@ -259,7 +261,9 @@ int eng_catalog_replace_layer(struct eng_catalog *cat, const struct fmt_uuid *ol
 {
 	int r = change(cat, MOVE_CHILDREN, old, with, 0);
 
-	return r < 0 ? r : change(cat, MOVE_SNAPSHOTS, old, with, 0);
+	if (r == 0)
+		r = change(cat, MOVE_SNAPSHOTS, old, with, 0);
+	return r < 0 ? r : change(cat, MOVE_REFPOINTS, old, with, 0);
 }
 
 int eng_catalog_remove_vm(struct eng_catalog *cat, const struct fmt_uuid *id)

@@ -315,6 +315,7 @@ static const struct {
 	[SET_DISK_HEAD] = {NULL, "UPDATE disks SET head = ?2 WHERE id = ?1"},
 	[MOVE_CHILDREN] = {NULL, "UPDATE layers SET parent = ?2 WHERE parent = ?1"},
 	[MOVE_SNAPSHOTS] = {NULL, "UPDATE snapshot_disks SET layer = ?2 WHERE layer = ?1"},
+	[MOVE_REFPOINTS] = {NULL, "UPDATE refpoint_disks SET layer = ?2 WHERE layer = ?1"},
 	[SET_REFPOINT_STATE] = {NULL, "UPDATE refpoint_disks SET layer = ?3, changed = ?4 "
 				      "WHERE refpoint = ?1 AND disk = ?2"},
 	[LOSE_DISK_REFPOINTS] = {NULL, "UPDATE refpoint_disks SET layer = NULL, changed = NULL "

@@ -153,28 +153,36 @@ static int finish(struct eng_store *store, const struct cat_snapshot *snap,
 	return eng_catalog_commit(cat, err);
 }
 
-int eng_store_delete_snapshot(struct eng_store *store, const char *collection, const char *name,
-			      struct cat_job *job, bool *marked, struct fmt_error *err)
+int eng_store_end_deletion(struct eng_store *store, const struct cat_snapshot *snap,
+			   struct cat_job *job, struct fmt_error *err)
 {
 	struct cat_snapshot_disk *members = NULL;
 	struct eng_garbage garbage = {0};
-	struct cat_snapshot snap;
 	size_t n = 0;
-	int r = mark(store, collection, name, job, &snap, err);
+	int r = eng_catalog_list_snapshot_disks(store->catalog, &snap->id, &members, &n);
 
-	*marked = r == 0;
 	if (r == 0)
-		r = eng_catalog_list_snapshot_disks(store->catalog, &snap.id, &members, &n);
+		r = unbind_all(store, snap, members, n, err);
 	if (r == 0)
-		r = unbind_all(store, &snap, members, n, err);
-	if (r == 0)
-		r = finish(store, &snap, members, n, job, &garbage, err);
+		r = finish(store, snap, members, n, job, &garbage, err);
 	if (r == 0)
 		eng_garbage_files(store, &garbage);
 	eng_garbage_fini(&garbage);
 	for (size_t i = 0; r == 0 && i < n; i++)
 		eng_folder_want(store->folder, &members[i].disk);
 	free(members);
+	return r;
+}
+
+int eng_store_delete_snapshot(struct eng_store *store, const char *collection, const char *name,
+			      struct cat_job *job, bool *marked, struct fmt_error *err)
+{
+	struct cat_snapshot snap;
+	int r = mark(store, collection, name, job, &snap, err);
+
+	*marked = r == 0;
+	if (r == 0)
+		r = eng_store_end_deletion(store, &snap, job, err);
 	if (r < 0 && err && !err->text[0])
 		fmt_fail(err, r, "%s@%s: cannot delete: %s", collection, name, strerror(-r));
 	return r;

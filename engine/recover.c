@@ -14,8 +14,9 @@
 #include "engine/fold.h"
 #include "engine/store.h"
 
-#define JOB_DELETION 72
-#define JOB_CREATION 198
+#define JOB_DELETION   72
+#define JOB_CREATION   198
+#define JOB_CONVERSION 200
 
 struct rlayer {
 	struct cat_layer row;
@@ -332,7 +333,7 @@ static void end_interrupted(struct cat_job *job)
 /* Work whose row is put by the mark from which on it only goes forward: done by now (JB-9). */
 static bool is_resumed(const struct cat_job *job)
 {
-	return job->type == JOB_DELETION; /* DL-1 */
+	return job->type == JOB_DELETION || job->type == JOB_CONVERSION; /* DL-1, RP-7 */
 }
 
 static void end_completed(struct cat_job *job)

@@ -14,6 +14,7 @@
 
 #include "engine/guard.h"
 #include "engine/overlay.h"
+#include "engine/refpoint.h"
 
 #define ROLL_NS (10ull * 1000000000) /* to a roll's cut, and from there to its end */
 
@@ -28,7 +29,7 @@ struct eng_snapshot {
 	struct cat_disk *skipped;
 	size_t skipped_count;
 	bool intended;     /* the intent is in the catalog */
-	bool has_snapshot; /* false: a roll */
+	bool has_snapshot; /* false: a roll, or a reference point (RP-8) */
 	uint64_t started_ns, stall_ns;
 	uint64_t timeout_ns; /* from the start to the cut, and once more from there (CU-14) */
 	void (*phase)(void *arg, int phase);
@@ -171,9 +172,12 @@ static int claim_rest(struct eng_snapshot *s, uint64_t deadline_ns, struct fmt_e
 static int check_name(struct eng_snapshot *s, struct fmt_error *err)
 {
 	struct cat_snapshot row;
-	int r = eng_catalog_get_snapshot(s->store->catalog, s->spec.collection.name, s->spec.name,
-					 &row);
+	int r;
 
+	if (s->spec.refpoint)
+		return eng_refpoint_check_name(s->store, &s->spec, err);
+	r = eng_catalog_get_snapshot(s->store->catalog, s->spec.collection.name, s->spec.name,
+				     &row);
 	if (r == 0)
 		return fmt_fail(err, -EEXIST, "%s@%s: the name is taken", s->spec.collection.name,
 				s->spec.name);
@@ -234,7 +238,7 @@ int eng_snapshot_check(struct eng_store *store, const struct eng_snapshot_spec *
 	if (!s)
 		return fmt_fail(err, -ENOMEM, "no memory for a snapshot");
 	s->spec = *spec;
-	s->has_snapshot = true;
+	s->has_snapshot = !spec->refpoint;
 	cuts_add(s); /* membership is locked from here on */
 	r = check_name(s, err);
 	if (r == 0)
@@ -393,9 +397,12 @@ static int commit(struct eng_snapshot *s, struct fmt_error *err)
 		snapshot_row(s, CAT_SNAPSHOT_COMPLETE, &row);
 		eng_catalog_put_snapshot(cat, &row);
 	}
-	if (s->spec.guests)
+	if (s->spec.refpoint)
+		eng_refpoint_put_cut(s->store, &s->spec, s->times.cut_wall_ns, s->members,
+				     s->count);
+	if (s->spec.guests && s->has_snapshot)
 		s->spec.guests->put(s->spec.guests->arg, cat);
-	if (s->has_snapshot && !fmt_uuid_is_none(&job.id)) {
+	if (!fmt_uuid_is_none(&job.id)) {
 		job.state = 7;
 		job.percent = 100;
 		job.error_code = 0;

@@ -34,6 +34,7 @@ struct eng_snapshot_spec {
 	char element_name[CAT_TEXT_MAX];
 	uint16_t type;
 	uint8_t consistency, guest_backup_type;
+	bool refpoint; /* the commit makes a reference point of that id and name, no snapshot */
 	bool ignore_independent;                  /* skip independent disks instead of failing */
 	uint64_t timeout_ns;                      /* from the start to the cut */
 	uint64_t max_stall_ns;                    /* freeze plus cut; 0: no bound */

@@ -179,6 +179,10 @@ void eng_store_checkpoint(struct eng_store *store);
 int eng_store_delete_snapshot(struct eng_store *store, const char *collection, const char *name,
 			      struct cat_job *job, bool *marked, struct fmt_error *err);
 
+/* What follows a mark, DELETING in the catalog: boundaries, row, @job's end, folds (DL-2, DL-3). */
+int eng_store_end_deletion(struct eng_store *store, const struct cat_snapshot *snap,
+			   struct cat_job *job, struct fmt_error *err);
+
 /* --- rolls and standbys (roll.c, standby.c) --- */
 extern const struct eng_disk_ops eng_store_disk_ops;
 /* Makes a standby for the entry in the background, where the options ask for them (standby.c). */
