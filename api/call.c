@@ -16,13 +16,23 @@
 
 static const struct api_method *const tables[] = {api_snapshot_methods, api_element_methods,
 						  api_keep_methods,     api_branch_methods,
-						  api_diff_methods,     api_transfer_methods};
+						  api_diff_methods,     api_transfer_methods,
+						  api_refpoint_methods};
 
 /* --- what a method asks for --- */
 
 const char *api_call_text(const struct api_call *call, unsigned index)
 {
 	return json_string_value(call->values[index]);
+}
+
+char *api_call_settings(const struct api_call *call, unsigned index)
+{
+	const json_t *settings = call->values[index];
+
+	if (json_is_object(settings))
+		return json_dumps(settings, JSON_COMPACT);
+	return strdup(settings ? json_string_value(settings) : "");
 }
 
 uint64_t api_call_number(const struct api_call *call, unsigned index)

@@ -56,6 +56,8 @@ struct api_call {
 const char *api_call_text(const struct api_call *call, unsigned index);
 uint64_t api_call_number(const struct api_call *call, unsigned index);
 bool api_call_bool(const struct api_call *call, unsigned index);
+/* Of API_SETTINGS: malloced; "" when none are given, NULL when memory is short. */
+char *api_call_settings(const struct api_call *call, unsigned index);
 /* The parameter at @index is to blame for @code; returns it. */
 int64_t api_call_blame(struct api_call *call, unsigned index, int64_t code);
 /* Which parameter the library's message for a bad one is about: by its first words, or by words in the
@@ -75,5 +77,6 @@ extern const struct api_method api_diff_methods[];     /* call_diff.c */
 extern const struct api_method api_keep_methods[];     /* call_keep.c */
 extern const struct api_method api_branch_methods[];   /* call_branch.c */
 extern const struct api_method api_transfer_methods[]; /* call_transfer.c */
+extern const struct api_method api_refpoint_methods[]; /* call_refpoint.c */
 
 #endif

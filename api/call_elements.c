@@ -210,7 +210,7 @@ static int64_t read_kind(struct api_call *call, enum vmimg_kind *ret)
 		[VMIMG_KIND_STORE] = "store",       [VMIMG_KIND_VM] = "vm",
 		[VMIMG_KIND_DISK] = "disk",         [VMIMG_KIND_COLLECTION] = "collection",
 		[VMIMG_KIND_SNAPSHOT] = "snapshot", [VMIMG_KIND_JOB] = "job",
-		[VMIMG_KIND_TREE] = "tree",
+		[VMIMG_KIND_TREE] = "tree",         [VMIMG_KIND_REFPOINT] = "refpoint",
 	};
 
 	for (unsigned i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
@@ -222,7 +222,7 @@ static int64_t read_kind(struct api_call *call, enum vmimg_kind *ret)
 	return api_call_blame(call, 0,
 			      api_fail(&call->error, -EINVAL,
 				       "Kind is '%.64s', expected store, vm, disk, collection, "
-				       "snapshot, job or tree",
+				       "snapshot, refpoint, job or tree",
 				       api_call_text(call, 0)));
 }
 

@@ -18,16 +18,6 @@
 
 enum { COLLECTION, SETTINGS, TYPE, RESULT };
 
-/* Malloced; "" when none are given, NULL when memory is short. */
-static char *settings_text(const struct api_call *call)
-{
-	const json_t *settings = call->values[SETTINGS];
-
-	if (json_is_object(settings))
-		return json_dumps(settings, JSON_COMPACT);
-	return strdup(settings ? json_string_value(settings) : "");
-}
-
 static const struct api_blame about_request[] = {
 	{"collection", COLLECTION},
 	{"settings:", SETTINGS},
@@ -54,7 +44,7 @@ static json_t *ref_document(const struct vmimg_ref *ref)
 
 static int64_t create_snapshot(struct api_call *call)
 {
-	char *settings = settings_text(call);
+	char *settings = api_call_settings(call, SETTINGS);
 	struct vmimg_job_info info = {0};
 	struct vmimg_job *job = NULL;
 	struct vmimg_ref made;
@@ -101,7 +91,7 @@ static int64_t destroy_snapshot(struct api_call *call)
 
 static int64_t check_snapshot(struct api_call *call)
 {
-	char *settings = settings_text(call);
+	char *settings = api_call_settings(call, SETTINGS);
 	struct vmimg_ref wanted;
 	uint32_t code;
 

@@ -73,7 +73,11 @@ static void destroy(void *arg)
 
 static void tell(struct vmimg_service *svc, const struct cat_job *row)
 {
-	if (row->state == VMIMG_JOB_COMPLETED && api_events_wanted(svc->events))
+	if (row->state != VMIMG_JOB_COMPLETED || !api_events_wanted(svc->events))
+		return;
+	if (row->type == VMIMG_JOB_TYPE_CREATE_REFPOINT_COLLECTION)
+		api_event_change(svc, "refpoint", "created", row->name);
+	else
 		api_event_post(svc->events, "snapshot",
 			       json_pack("{s:s, s:s, s:o}", "change", "created", "snapshot",
 					 row->name, "snapshot_id", api_json_id(&row->affected)));
@@ -96,7 +100,7 @@ int api_create_start_locked(struct vmimg_service *svc, const struct eng_snapshot
 			    struct fmt_error *why, struct vmimg_job **ret)
 {
 	struct api_work work = {
-		.type = VMIMG_JOB_TYPE_SNAPSHOT_COLLECTION,
+		.type = spec->job.type,
 		.cancellable = true,
 		.run = run,
 		.cancel = cancel,

@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "api/job.h"
+#include "api/refpoint.h"
 
 /* --- values --- */
 
@@ -495,6 +496,7 @@ static const struct kind {
 	[VMIMG_KIND_SNAPSHOT] = {"snapshot", find_snapshot, list_snapshots},
 	[VMIMG_KIND_JOB] = {"job", find_job, list_jobs},
 	[VMIMG_KIND_TREE] = {"tree", find_tree, NULL},
+	[VMIMG_KIND_REFPOINT] = {"reference point", api_refpoint_find, api_refpoint_list},
 };
 
 static int check_arguments(const struct vmimg_service *svc, enum vmimg_kind kind,
@@ -503,8 +505,8 @@ static int check_arguments(const struct vmimg_service *svc, enum vmimg_kind kind
 	if (!svc || !json)
 		return api_fail(err, -EINVAL, "describe: no %s given", svc ? "result" : "service");
 	if ((unsigned)kind >= sizeof(kinds) / sizeof(kinds[0]))
-		return api_fail(err, -EINVAL, "describe: kind is %u, expected 0..6",
-				(unsigned)kind);
+		return api_fail(err, -EINVAL, "describe: kind is %u, expected 0..%zu",
+				(unsigned)kind, sizeof(kinds) / sizeof(kinds[0]) - 1);
 	return 0;
 }
 

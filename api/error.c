@@ -83,6 +83,7 @@ uint32_t api_vendor_code(int r)
 	case ETXTBSY:
 	case EWOULDBLOCK: return VMIMG_V_IN_USE;
 	case ENOTRECOVERABLE:
+	case ENODATA: /* change tracking is lost (RP-15) */
 	case ENOTEMPTY: return VMIMG_V_INVALID_STATE;
 	case EUCLEAN:
 	case EBADMSG: return VMIMG_V_BAD_TYPE;

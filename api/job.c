@@ -22,6 +22,7 @@ static void fill_affected(struct vmimg_service *svc, const struct cat_job *row,
 			  struct vmimg_ref *ret)
 {
 	struct cat_collection coll;
+	struct cat_refpoint point;
 	struct cat_snapshot snap;
 
 	memset(ret, 0, sizeof(*ret));
@@ -30,6 +31,8 @@ static void fill_affected(struct vmimg_service *svc, const struct cat_job *row,
 	fmt_uuid_format(&row->affected, ret->id);
 	if (eng_catalog_get_snapshot_id(svc->store->catalog, &row->affected, &snap) == 0)
 		api_name_join(ret->name, snap.collection_name, '@', snap.name);
+	else if (eng_catalog_get_refpoint_id(svc->store->catalog, &row->affected, &point) == 0)
+		api_name_join(ret->name, point.collection_name, '#', point.name);
 	else if (eng_catalog_get_collection_id(svc->store->catalog, &row->affected, &coll) == 0)
 		snprintf(ret->name, sizeof(ret->name), "%s", coll.name);
 	else

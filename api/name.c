@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * name.c - the names of elements (RC-6): [A-Za-z0-9][A-Za-z0-9._-]{0,63}, joined by '/' and '@'.
+ * name.c - the names of elements (RC-6): [A-Za-z0-9][A-Za-z0-9._-]{0,63}, joined by '/', '@' and '#'.
  * Pure.
  */
 #include <errno.h>
@@ -39,4 +39,32 @@ int api_name_split(const char *text, char sep, char left[CAT_NAME_MAX], char rig
 void api_name_join(char buf[CAT_NS_MAX], const char *left, char sep, const char *right)
 {
 	snprintf(buf, CAT_NS_MAX, "%.64s%c%.64s", left, sep, right);
+}
+
+uint32_t api_wanted_name(const char *wanted, char sep, const char *collection,
+			 struct vmimg_error *err, char ret[CAT_NAME_MAX])
+{
+	char left[CAT_NAME_MAX];
+
+	ret[0] = 0;
+	if (!wanted || !*wanted)
+		return 0;
+	if (strchr(wanted, sep)) {
+		if (api_name_split(wanted, sep, left, ret) < 0)
+			return api_answer(
+				err, VMIMG_INVALID_PARAMETER,
+				"result: '%.140s' is no name, expected NAME or COLLECTION%cNAME",
+				wanted, sep);
+		if (strcmp(left, collection) != 0)
+			return api_answer(err, VMIMG_INVALID_PARAMETER,
+					  "result: '%s' is of collection %s, expected %s", wanted,
+					  left, collection);
+		return 0;
+	}
+	if (!api_name_is_valid(wanted))
+		return api_answer(err, VMIMG_INVALID_PARAMETER,
+				  "result: '%.140s' is no name, expected NAME or COLLECTION%cNAME",
+				  wanted, sep);
+	snprintf(ret, CAT_NAME_MAX, "%s", wanted);
+	return 0;
 }

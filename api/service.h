@@ -70,6 +70,9 @@ uint32_t api_vendor_code(int r);
 bool api_name_is_valid(const char *name);
 /* "LEFT<sep>RIGHT" with valid names on both sides; -EINVAL. */
 int api_name_split(const char *text, char sep, char left[CAT_NAME_MAX], char right[CAT_NAME_MAX]);
+/* The wanted name, "" for none, without its collection; 4: it is no name, or of another collection. */
+uint32_t api_wanted_name(const char *wanted, char sep, const char *collection,
+			 struct vmimg_error *err, char ret[CAT_NAME_MAX]);
 /* "LEFT<sep>RIGHT" into @buf. */
 void api_name_join(char buf[CAT_NS_MAX], const char *left, char sep, const char *right);
 /* A free snapshot name of the collection: "PREFIX-YYYYMMDD-HHMMSS" (CSN-5); snapshot.c. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * snapshot.c - CreateSnapshot: every check in the order of CSN-2, then the job (CSN-1..CSN-13). Any
- * thread.
+ * snapshot.c - CreateSnapshot, and CreateReferencePoint, which is the same cut with another outcome:
+ * every check in the order of CSN-2, then the job (CSN-1..CSN-13, RP-22). Any thread.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -48,6 +48,15 @@ static uint32_t check_collection(struct vmimg_service *svc, const char *collecti
 	return 0;
 }
 
+/* What a cut leaves. */
+struct product {
+	bool refpoint;
+	char sep;
+	const char *noun, *prefix; /* of a name that is made */
+	uint16_t job_type;
+	uint32_t (*check_type)(uint16_t type, struct vmimg_error *err);
+};
+
 static uint32_t check_type(uint16_t type, struct vmimg_error *err)
 {
 	if (type == VMIMG_SNAPSHOT_STANDARD || type == VMIMG_SNAPSHOT_RECOVERY)
@@ -61,71 +70,87 @@ static uint32_t check_type(uint16_t type, struct vmimg_error *err)
 			  "SnapshotType is %u, expected 1 (Standard) or 2 (Recovery)", type);
 }
 
-/* Splits the wanted name, "" for none, off its collection. */
-static uint32_t check_wanted_name(const char *wanted, const char *collection,
-				  struct vmimg_error *err, char ret[CAT_NAME_MAX])
+/* RP-22: no log is kept, so there is no point of one. */
+static uint32_t check_refpoint_type(uint16_t type, struct vmimg_error *err)
 {
-	char left[CAT_NAME_MAX];
-
-	ret[0] = 0;
-	if (!wanted || !*wanted)
+	if (type == VMIMG_REFPOINT_RCT)
 		return 0;
-	if (strchr(wanted, '@')) {
-		if (api_name_split(wanted, '@', left, ret) < 0)
-			return api_answer(
-				err, VMIMG_INVALID_PARAMETER,
-				"result: '%.140s' is no name, expected NAME or COLLECTION@NAME",
-				wanted);
-		if (strcmp(left, collection) != 0)
-			return api_answer(err, VMIMG_INVALID_PARAMETER,
-					  "result: '%s' is of collection %s, expected %s", wanted,
-					  left, collection);
-		return 0;
-	}
-	if (!api_name_is_valid(wanted))
-		return api_answer(err, VMIMG_INVALID_PARAMETER,
-				  "result: '%.140s' is no name, expected NAME or COLLECTION@NAME",
-				  wanted);
-	snprintf(ret, CAT_NAME_MAX, "%s", wanted);
-	return 0;
+	if (type == VMIMG_REFPOINT_LOG || type >= 32768)
+		return api_answer(err, VMIMG_NOT_SUPPORTED,
+				  "ReferencePointType %u is not supported, expected 2 (RCT)", type);
+	return api_answer(err, VMIMG_INVALID_TYPE, "ReferencePointType is %u, expected 2 (RCT)",
+			  type);
 }
 
-/* A snapshot that is being created counts as a running create, not as a taken name. */
-static bool name_is_taken(struct vmimg_service *svc, const char *collection, const char *name)
+static const struct product a_snapshot = {
+	.sep = '@',
+	.noun = "snapshot",
+	.prefix = "s",
+	.job_type = VMIMG_JOB_TYPE_SNAPSHOT_COLLECTION,
+	.check_type = check_type,
+};
+static const struct product a_refpoint = {
+	.refpoint = true,
+	.sep = '#',
+	.noun = "reference point",
+	.prefix = "p",
+	.job_type = VMIMG_JOB_TYPE_CREATE_REFPOINT_COLLECTION,
+	.check_type = check_refpoint_type,
+};
+
+/* *@creating: by a snapshot that is being created. */
+static bool name_is_taken(struct vmimg_service *svc, const struct product *product,
+			  const char *collection, const char *name, bool *creating)
 {
 	struct cat_snapshot snap;
+	struct cat_refpoint point;
 
-	return eng_catalog_get_snapshot(catalog_of(svc), collection, name, &snap) == 0 &&
-	       snap.state != CAT_SNAPSHOT_INTENT;
+	*creating = false;
+	if (product->refpoint)
+		return eng_catalog_get_refpoint(catalog_of(svc), collection, name, &point) == 0;
+	if (eng_catalog_get_snapshot(catalog_of(svc), collection, name, &snap) < 0)
+		return false;
+	*creating = snap.state == CAT_SNAPSHOT_INTENT;
+	return true;
 }
 
-void api_name_by_time(struct vmimg_service *svc, const char *collection, const char *prefix,
-		      char ret[CAT_NAME_MAX])
+/* PREFIX-YYYYMMDD-HHMMSS, UTC; while taken, -2, -3 ... is appended (CSN-5). */
+static void name_by_time(struct vmimg_service *svc, const struct product *product,
+			 const char *collection, const char *prefix, char ret[CAT_NAME_MAX])
 {
 	time_t now = (time_t)(eng_io_wall_ns(svc->io) / 1000000000);
 	char date[24], stem[48];
+	bool creating;
 	struct tm tm;
 
 	gmtime_r(&now, &tm);
 	strftime(date, sizeof(date), "%Y%m%d-%H%M%S", &tm);
 	snprintf(stem, sizeof(stem), "%.16s-%s", prefix, date);
 	snprintf(ret, CAT_NAME_MAX, "%s", stem);
-	for (unsigned n = 2; eng_catalog_get_snapshot(catalog_of(svc), collection, ret,
-						      &(struct cat_snapshot){0}) == 0;
-	     n++)
+	for (unsigned n = 2; name_is_taken(svc, product, collection, ret, &creating); n++)
 		snprintf(ret, CAT_NAME_MAX, "%s-%u", stem, n);
 }
 
-static uint32_t check_name(struct vmimg_service *svc, const char *collection, const char *wanted,
-			   bool poisoned, struct vmimg_error *err, char ret[CAT_NAME_MAX])
+void api_name_by_time(struct vmimg_service *svc, const char *collection, const char *prefix,
+		      char ret[CAT_NAME_MAX])
 {
-	uint32_t code = check_wanted_name(wanted, collection, err, ret);
+	name_by_time(svc, &a_snapshot, collection, prefix, ret);
+}
+
+static uint32_t check_name(struct vmimg_service *svc, const struct product *product,
+			   const char *collection, const char *wanted, bool poisoned,
+			   struct vmimg_error *err, char ret[CAT_NAME_MAX])
+{
+	uint32_t code = api_wanted_name(wanted, product->sep, collection, err, ret);
+	bool creating;
 
 	if (code)
 		return code;
-	if (!poisoned && ret[0] && name_is_taken(svc, collection, ret))
-		return api_answer(err, VMIMG_INVALID_PARAMETER, "snapshot %s@%s: exists already",
-				  collection, ret);
+	/* What is being created counts as a running create, not as a taken name. */
+	if (!poisoned && ret[0] && name_is_taken(svc, product, collection, ret, &creating) &&
+	    !creating)
+		return api_answer(err, VMIMG_INVALID_PARAMETER, "%s %s%c%s: exists already",
+				  product->noun, collection, product->sep, ret);
 	/* check 7 */
 	if (poisoned || eng_catalog_poisoned(catalog_of(svc)))
 		return api_answer(
@@ -135,15 +160,15 @@ static uint32_t check_name(struct vmimg_service *svc, const char *collection, co
 	return 0;
 }
 
-static void fill_job(struct vmimg_service *svc, const struct eng_snapshot_spec *spec,
-		     struct cat_job *ret)
+static void fill_job(struct vmimg_service *svc, const struct product *product,
+		     const struct eng_snapshot_spec *spec, struct cat_job *ret)
 {
 	memset(ret, 0, sizeof(*ret));
 	eng_store_new_id(svc->store, &ret->id);
 	ret->state = VMIMG_JOB_COMPLETED;
-	ret->type = VMIMG_JOB_TYPE_SNAPSHOT_COLLECTION;
+	ret->type = product->job_type;
 	ret->percent = 100;
-	api_name_join(ret->name, spec->collection.name, '@', spec->name);
+	api_name_join(ret->name, spec->collection.name, product->sep, spec->name);
 	snprintf(ret->status_text, sizeof(ret->status_text), "completed");
 	ret->affected = spec->id;
 	ret->submitted_ns = eng_io_wall_ns(svc->io);
@@ -166,9 +191,9 @@ static uint32_t add_quiesce(struct vmimg_service *svc, const struct api_settings
 	return 0;
 }
 
-static uint32_t read_request(struct vmimg_service *svc, const char *collection,
-			     const char *settings, uint16_t type, const char *wanted,
-			     struct vmimg_error *err, struct request *ret)
+static uint32_t read_request(struct vmimg_service *svc, const struct product *product,
+			     const char *collection, const char *settings, uint16_t type,
+			     const char *wanted, struct vmimg_error *err, struct request *ret)
 {
 	struct eng_snapshot_spec *spec = &ret->spec;
 	struct fmt_error why = {""};
@@ -182,17 +207,18 @@ static uint32_t read_request(struct vmimg_service *svc, const char *collection,
 		return code;
 	if (api_settings_read(settings, &why, &s) < 0)
 		return api_answer(err, VMIMG_INVALID_PARAMETER, "%s", why.text);
-	code = check_type(type, err);
+	code = product->check_type(type, err);
 	if (code == 0)
-		code = check_name(svc, collection, wanted, poisoned, err, spec->name);
+		code = check_name(svc, product, collection, wanted, poisoned, err, spec->name);
 	if (code)
 		return code;
 	if (!spec->name[0])
-		api_name_by_time(svc, collection, "s", spec->name);
+		name_by_time(svc, product, collection, product->prefix, spec->name);
 	eng_store_new_id(svc->store, &spec->id);
 	snprintf(spec->element_name, sizeof(spec->element_name), "%s",
 		 s.element_name[0] ? s.element_name : spec->name);
 	spec->type = type;
+	spec->refpoint = product->refpoint;
 	spec->consistency = s.consistency == VMIMG_CONSISTENCY_APPLICATION
 				    ? VMIMG_CONSISTENCY_APPLICATION
 				    : VMIMG_CONSISTENCY_CRASH;
@@ -200,7 +226,7 @@ static uint32_t read_request(struct vmimg_service *svc, const char *collection,
 	spec->ignore_independent = s.ignore_non_snapshottable;
 	spec->timeout_ns = s.timeout_ms * NS_PER_MS;
 	spec->max_stall_ns = s.max_stall_ms * NS_PER_MS;
-	fill_job(svc, spec, &spec->job);
+	fill_job(svc, product, spec, &spec->job);
 	ret->synchronous = s.synchronous;
 	return spec->consistency == VMIMG_CONSISTENCY_APPLICATION ? add_quiesce(svc, &s, err, ret)
 								  : 0;
@@ -242,7 +268,7 @@ uint32_t vmimg_check_snapshot(struct vmimg_service *svc, const char *collection,
 {
 	struct eng_snapshot *snap = NULL;
 	struct request req;
-	uint32_t code = read_request(svc, collection, settings, type, name, err, &req);
+	uint32_t code = read_request(svc, &a_snapshot, collection, settings, type, name, err, &req);
 
 	if (code)
 		return code;
@@ -298,9 +324,9 @@ static uint32_t wait_for_end(struct vmimg_job *job, struct vmimg_ref *result,
 	return code;
 }
 
-uint32_t vmimg_create_snapshot(struct vmimg_service *svc, const char *collection,
-			       const char *settings, uint16_t type, struct vmimg_ref *result,
-			       struct vmimg_job **job, struct vmimg_error *err)
+static uint32_t create(struct vmimg_service *svc, const struct product *product,
+		       const char *collection, const char *settings, uint16_t type,
+		       struct vmimg_ref *result, struct vmimg_job **job, struct vmimg_error *err)
 {
 	struct vmimg_job *started = NULL;
 	struct request req;
@@ -308,8 +334,8 @@ uint32_t vmimg_create_snapshot(struct vmimg_service *svc, const char *collection
 
 	if (job)
 		*job = NULL;
-	code = read_request(svc, collection, settings, type, result ? result->name : NULL, err,
-			    &req);
+	code = read_request(svc, product, collection, settings, type, result ? result->name : NULL,
+			    err, &req);
 	if (code)
 		return code;
 	api_work_tidy(svc);
@@ -325,4 +351,18 @@ uint32_t vmimg_create_snapshot(struct vmimg_service *svc, const char *collection
 	else
 		vmimg_job_put(started);
 	return code;
+}
+
+uint32_t vmimg_create_snapshot(struct vmimg_service *svc, const char *collection,
+			       const char *settings, uint16_t type, struct vmimg_ref *result,
+			       struct vmimg_job **job, struct vmimg_error *err)
+{
+	return create(svc, &a_snapshot, collection, settings, type, result, job, err);
+}
+
+uint32_t vmimg_create_reference_point(struct vmimg_service *svc, const char *collection,
+				      const char *settings, uint16_t type, struct vmimg_ref *result,
+				      struct vmimg_job **job, struct vmimg_error *err)
+{
+	return create(svc, &a_refpoint, collection, settings, type, result, job, err);
 }

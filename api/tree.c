@@ -123,10 +123,34 @@ static int tree_snapshot(struct vmimg_service *svc, const void *row, json_t **re
 	return r;
 }
 
+static int tree_refpoint(struct vmimg_service *svc, const void *row, json_t **ret)
+{
+	const struct cat_refpoint *point = row;
+
+	(void)svc;
+	*ret = json_pack("{s:o, s:o, s:I}", "refpoint",
+			 api_json_name(point->collection_name, '#', point->name), "created",
+			 api_json_time(point->created_ns), "disks", (json_int_t)point->disks);
+	return 0;
+}
+
+static int tree_refpoints(struct vmimg_service *svc, const struct fmt_uuid *collection,
+			  json_t **ret)
+{
+	struct cat_refpoint *points = NULL;
+	size_t count = 0;
+	int r = eng_catalog_list_refpoints(catalog_of(svc), collection, &points, &count);
+
+	if (r == 0)
+		r = api_json_rows(svc, points, count, sizeof(*points), tree_refpoint, ret);
+	free(points);
+	return r;
+}
+
 static int tree_collection(struct vmimg_service *svc, const void *row, json_t **ret)
 {
 	const struct cat_collection *coll = row;
-	json_t *members = NULL, *snapshots = NULL;
+	json_t *members = NULL, *snapshots = NULL, *points = NULL;
 	struct cat_snapshot *snaps = NULL;
 	size_t count = 0;
 	int r = eng_catalog_list_snapshots(catalog_of(svc), &coll->id, &snaps, &count);
@@ -135,13 +159,16 @@ static int tree_collection(struct vmimg_service *svc, const void *row, json_t **
 		r = api_json_members(svc, &coll->id, &members);
 	if (r == 0)
 		r = api_json_rows(svc, snaps, count, sizeof(*snaps), tree_snapshot, &snapshots);
+	if (r == 0)
+		r = tree_refpoints(svc, &coll->id, &points);
 	free(snaps);
 	if (r < 0) {
 		json_decref(members);
+		json_decref(snapshots);
 		return r;
 	}
-	*ret = json_pack("{s:s, s:o, s:o}", "collection", coll->name, "members", members,
-			 "snapshots", snapshots);
+	*ret = json_pack("{s:s, s:o, s:o, s:o}", "collection", coll->name, "members", members,
+			 "snapshots", snapshots, "refpoints", points);
 	return 0;
 }
 

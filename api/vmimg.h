@@ -76,6 +76,20 @@ enum vmimg_consistency {
 	VMIMG_CONSISTENCY_CRASH = 2,
 };
 
+/* ReferencePointType of the collection service and of its objects. */
+enum vmimg_refpoint_type {
+	VMIMG_REFPOINT_UNKNOWN = 0,
+	VMIMG_REFPOINT_LOG = 1, /* not supported */
+	VMIMG_REFPOINT_RCT = 2,
+};
+
+/* ConsistencyLevel of a collection's reference point, and of nothing else: the other way round. */
+enum vmimg_refpoint_consistency {
+	VMIMG_REFPOINT_CONSISTENCY_UNKNOWN = 0,
+	VMIMG_REFPOINT_CONSISTENCY_CRASH = 1,
+	VMIMG_REFPOINT_CONSISTENCY_APPLICATION = 2,
+};
+
 /* --- store and service --- */
 struct vmimg_service;
 
@@ -346,6 +360,50 @@ VMIMG_API int vmimg_set_fold_rate(struct vmimg_service *svc, uint64_t bytes_per_
  */
 VMIMG_API int vmimg_set_space_reserve(struct vmimg_service *svc, uint64_t bytes,
 				      struct vmimg_error *err);
+/* --- reference points (Msvm_CollectionReferencePointService; spec/refpoint.md) --- */
+/*
+ * ConvertToReferencePoint: of the recovery snapshot "COLLECTION@NAME" only what has changed since is kept
+ * track of; the snapshot goes, and its space comes back in the background. At no instant can both be
+ * found, or neither. @result: in, NULL or .name = the wanted name ("" = the snapshot's, "COLLECTION#NAME"
+ * or "NAME"); out, set with 0. 0: done, durably; 4: no such snapshot, or a bad or taken name; 5: it cannot
+ * go now, or the catalog is poisoned; 6: no recovery snapshot; 2: @err says whether the point is made.
+ * @job: NULL, or set with 0 to the job (type 200), which has ended; vmimg_job_put(). Any thread but a
+ * queue's.
+ */
+VMIMG_API uint32_t vmimg_convert_to_reference_point(struct vmimg_service *svc, const char *snapshot,
+						    struct vmimg_ref *result,
+						    struct vmimg_job **job,
+						    struct vmimg_error *err);
+/*
+ * CreateReferencePoint: a point of every disk of every VM of @collection at one instant, without a
+ * snapshot. @type: VMIMG_REFPOINT_RCT; 1 for _LOG and vendors' types, 6 for others. Settings, result, job
+ * (type 205), returns and threads as with vmimg_create_snapshot(), but "COLLECTION#NAME".
+ */
+VMIMG_API uint32_t vmimg_create_reference_point(struct vmimg_service *svc, const char *collection,
+						const char *settings, uint16_t type,
+						struct vmimg_ref *result, struct vmimg_job **job,
+						struct vmimg_error *err);
+/* DestroyReferencePoint: that one, and no other that depends on it. 0, 2, 4, 5. @job: as above (208). */
+VMIMG_API uint32_t vmimg_destroy_reference_point(struct vmimg_service *svc, const char *refpoint,
+						 struct vmimg_job **job, struct vmimg_error *err);
+/* RemoveAssociatedData: of points based on a log, of which there are none: 6; 4: no such point. */
+VMIMG_API uint32_t vmimg_remove_associated_data(struct vmimg_service *svc, const char *refpoint,
+						struct vmimg_job **job, struct vmimg_error *err);
+
+/* Msvm_ReferencePointCollection; its disks and their ids: vmimg_describe(). */
+struct vmimg_refpoint_info {
+	struct vmimg_ref ref; /* "COLLECTION#NAME", CollectionID */
+	char element_name[256];
+	enum vmimg_refpoint_type reference_point_type;
+	enum vmimg_refpoint_consistency consistency_level;
+	char virtual_system_collection_id[37];
+	bool has_associated_log; /* false: of RCT always */
+	uint32_t disks;
+	int64_t created_ns; /* wall clock, since 1970 */
+};
+/* -EINVAL, -ENOENT. */
+VMIMG_API int vmimg_refpoint_info(struct vmimg_service *svc, const char *refpoint,
+				  struct vmimg_error *err, struct vmimg_refpoint_info *ret);
 
 /* --- jobs (CIM_ConcreteJob) --- */
 enum vmimg_job_state {
@@ -380,15 +438,20 @@ enum vmimg_request_return {
 	VMIMG_REQUEST_BUSY = 4099,
 };
 
-#define VMIMG_JOB_TYPE_MERGE               50
-#define VMIMG_JOB_TYPE_EXPORT              62
-#define VMIMG_JOB_TYPE_APPLY_SNAPSHOT      71
-#define VMIMG_JOB_TYPE_DELETE_SNAPSHOT     72
-#define VMIMG_JOB_TYPE_SNAPSHOT_COLLECTION 198
-#define VMIMG_JOB_TYPE_SETTLE              300 /* ours */
-#define VMIMG_JOB_TYPE_IMPORT              301 /* ours: the family has no number for it */
-#define VMIMG_JOB_TYPE_VERIFY              302 /* ours */
-#define VMIMG_EFFECT_CREATE                5
+#define VMIMG_JOB_TYPE_MERGE                           50
+#define VMIMG_JOB_TYPE_EXPORT                          62
+#define VMIMG_JOB_TYPE_APPLY_SNAPSHOT                  71
+#define VMIMG_JOB_TYPE_DELETE_SNAPSHOT                 72
+#define VMIMG_JOB_TYPE_SNAPSHOT_COLLECTION             198
+#define VMIMG_JOB_TYPE_CONVERT_TO_REFPOINT             200
+#define VMIMG_JOB_TYPE_CREATE_REFPOINT_COLLECTION      205
+#define VMIMG_JOB_TYPE_EXPORT_REFPOINT_COLLECTION      206
+#define VMIMG_JOB_TYPE_REMOVE_REFPOINT_DATA_COLLECTION 207
+#define VMIMG_JOB_TYPE_DELETE_REFPOINT_COLLECTION      208
+#define VMIMG_JOB_TYPE_SETTLE                          300 /* ours */
+#define VMIMG_JOB_TYPE_IMPORT                          301 /* ours: the family has no number for it */
+#define VMIMG_JOB_TYPE_VERIFY                          302 /* ours */
+#define VMIMG_EFFECT_CREATE                            5
 
 struct vmimg_job_info {
 	char instance_id[37]; /* uuid text */
@@ -495,7 +558,8 @@ enum vmimg_kind {
 	VMIMG_KIND_COLLECTION = 3,
 	VMIMG_KIND_SNAPSHOT = 4, /* "COLLECTION@NAME"; list: all or "COLLECTION" */
 	VMIMG_KIND_JOB = 5,
-	VMIMG_KIND_TREE = 6, /* chains, snapshots and sizes of everything; name NULL */
+	VMIMG_KIND_TREE = 6,     /* chains, snapshots and sizes of everything; name NULL */
+	VMIMG_KIND_REFPOINT = 7, /* "COLLECTION#NAME"; list: all or "COLLECTION" */
 };
 /* One element; *@json is released with vmimg_free(). -ENOENT when there is none of that name. */
 VMIMG_API int vmimg_describe(struct vmimg_service *svc, enum vmimg_kind kind, const char *name,

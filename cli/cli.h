@@ -54,6 +54,7 @@ extern const struct cli_verb cli_keep_verbs[];
 extern const struct cli_verb cli_branch_verbs[];
 extern const struct cli_verb cli_diff_verbs[];
 extern const struct cli_verb cli_transfer_verbs[];
+extern const struct cli_verb cli_refpoint_verbs[];
 extern const struct cli_verb cli_job_verbs[];
 extern const struct cli_verb cli_tree_verbs[];
 extern const struct cli_verb cli_check_verbs[];

@@ -18,7 +18,7 @@ static const struct cli_verb *const families[] = {
 	cli_disk_verbs,     cli_collection_verbs, cli_snapshot_verbs, cli_keep_verbs,
 	cli_job_verbs,      cli_tree_verbs,       cli_bench_verbs,    cli_serve_verbs,
 	cli_events_verbs,   cli_lease_verbs,      cli_branch_verbs,   cli_diff_verbs,
-	cli_transfer_verbs,
+	cli_transfer_verbs, cli_refpoint_verbs,
 };
 #define FAMILIES (sizeof(families) / sizeof(families[0]))
 

@@ -55,6 +55,7 @@ static void print_collection(struct picture *p, const json_t *collection, bool l
 {
 	const json_t *members = json_object_get(collection, "members");
 	const json_t *snapshots = json_object_get(collection, "snapshots");
+	const json_t *points = json_object_get(collection, "refpoints");
 	size_t i, count = json_array_size(snapshots);
 	json_t *item;
 	char created[CLI_TEXT_MAX], size[CLI_TEXT_MAX];
@@ -65,7 +66,7 @@ static void print_collection(struct picture *p, const json_t *collection, bool l
 		printf("%s %s", i ? "," : "", json_string_value(item));
 	printf("%s\n", json_array_size(members) ? "" : " empty");
 	json_array_foreach (snapshots, i, item) {
-		branch(p, 1, i + 1 == count);
+		branch(p, 1, i + 1 == count && !json_array_size(points));
 		printf("%s  %s  %s  %llu disks  %s used", text(item, "snapshot"),
 		       cli_time_text(created, text(item, "created")), text(item, "type_name"),
 		       (unsigned long long)number(item, "disks"),
@@ -73,6 +74,12 @@ static void print_collection(struct picture *p, const json_t *collection, bool l
 		printf(", %s%s exclusive\n",
 		       json_is_true(json_object_get(item, "exact")) ? "" : "about ",
 		       cli_size_text(size, number(item, "exclusive")));
+	}
+	json_array_foreach (points, i, item) {
+		branch(p, 1, i + 1 == json_array_size(points));
+		printf("%s  %s  reference point  %llu disks\n", text(item, "refpoint"),
+		       cli_time_text(created, text(item, "created")),
+		       (unsigned long long)number(item, "disks"));
 	}
 }
 

@@ -310,6 +310,7 @@ static const struct hook {
 	{"ResizeDisk", NULL, tell_resized},
 	{"DestroySnapshot", release_snapshot, NULL},
 	{"PruneSnapshots", release_unused, NULL},
+	{"ConvertToReferencePoint", release_snapshot, NULL},
 	{"RenameCollection", release_collection, NULL},
 	{"ApplySnapshot", release_members, NULL},
 };
