@@ -184,6 +184,11 @@ static int put_rows(struct fold *f, struct fmt_error *err)
 
 	if (r < 0)
 		return r;
+	r = eng_refpoint_moves_put(cat, f->points, &row.id); /* T29 */
+	if (r < 0) {
+		eng_catalog_rollback(cat);
+		return r;
+	}
 	if (!eng_progress_decide(f->progress)) {
 		eng_catalog_rollback(cat);
 		return -ECANCELED;

@@ -9,6 +9,7 @@
 #include "engine/fold.h"
 #include "engine/fold_build.h"
 #include "engine/fold_copy.h"
+#include "engine/fold_refpoints.h"
 #include "engine/swap.h"
 
 /* A disk that should be looked at. */
@@ -48,6 +49,8 @@ struct fold {
 	struct eng_layer *result;
 	struct fmt_uuid *ids;               /* of the layers whose ordinals the result takes */
 	struct eng_progress own, *progress; /* &own where nobody watches */
+	/* Of its inputs, and of the base where it is into that. */
+	struct eng_refpoint_moves *points;
 	struct eng_fold_build build;
 	bool into_base; /* copied into the layer beneath; @result is that one, opened anew */
 	struct cat_layer base;

@@ -358,6 +358,11 @@ static int put_rows(struct fold *f, struct fmt_error *err)
 
 	if (r < 0)
 		return r;
+	r = eng_refpoint_moves_put(cat, f->points, &row.id); /* T29 */
+	if (r < 0) {
+		eng_catalog_rollback(cat);
+		return r;
+	}
 	if (!eng_progress_decide(f->progress)) {
 		eng_catalog_rollback(cat);
 		return -ECANCELED;
@@ -396,6 +401,7 @@ static void fold_free(struct fold *f)
 		eng_layer_put(f->inputs[i]);
 	eng_layer_put(f->result);
 	eng_layer_put(f->base_layer);
+	eng_refpoint_moves_destroy(f->points);
 	free((char *)f->build.spec.path);
 	free(f->inputs);
 	free(f->ids);
@@ -558,7 +564,10 @@ int eng_fold_disk(struct eng_folder *folder, const struct fmt_uuid *disk, bool p
 	watched = f->progress == &f->own ? NULL : f->progress;
 	r = build(f, err);
 	if (r == 0) {
-		r = commit(f, err);
+		r = eng_refpoint_moves_prepare(folder->store, f->into_base ? &f->base.id : NULL,
+					       f->inputs, f->count, err, &f->points);
+		if (r == 0)
+			r = commit(f, err);
 		if (r == 0)
 			f = NULL; /* its swap's, or gone */
 		/* T23: with a COMMIT of unknown outcome either may be what the next open finds. */
