@@ -329,6 +329,9 @@ int eng_catalog_list_refpoint_disks(struct eng_catalog *cat, const struct fmt_uu
 /* Disks of points that refer to that layer. */
 int eng_catalog_list_layer_refpoints(struct eng_catalog *cat, const struct fmt_uuid *layer,
 				     struct cat_refpoint_disk **ret, size_t *count);
+/* Sealed overlays of the disk to which nothing refers but points: the newest first. */
+int eng_catalog_list_refpoint_ends(struct eng_catalog *cat, const struct fmt_uuid *disk,
+				   struct cat_layer **ret, size_t *count);
 /* Of one VM, or all: by VM and socket. */
 int eng_catalog_list_freezes(struct eng_catalog *cat, const struct fmt_uuid *vm,
 			     struct cat_freeze **ret, size_t *count);

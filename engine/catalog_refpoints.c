@@ -178,3 +178,10 @@ int eng_catalog_list_layer_refpoints(struct eng_catalog *cat, const struct fmt_u
 	return eng_catalog_run_list(cat, LIST_LAYER_REFPOINTS, (struct cat_key){.id = layer}, ret,
 				    count);
 }
+
+int eng_catalog_list_refpoint_ends(struct eng_catalog *cat, const struct fmt_uuid *disk,
+				   struct cat_layer **ret, size_t *count)
+{
+	return eng_catalog_run_list(cat, LIST_REFPOINT_ENDS, (struct cat_key){.id = disk}, ret,
+				    count);
+}

@@ -447,7 +447,7 @@ int eng_catalog_list_children(struct eng_catalog *cat, const struct fmt_uuid *la
 }
 
 int eng_catalog_list_garbage(struct eng_catalog *cat, const struct fmt_uuid *disk,
-			      struct cat_layer **ret, size_t *count)
+			     struct cat_layer **ret, size_t *count)
 {
 	return eng_catalog_run_list(cat, LIST_GARBAGE, (struct cat_key){.id = disk}, ret, count);
 }

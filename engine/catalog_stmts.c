@@ -298,6 +298,14 @@ static const struct {
 				 "WHERE t.refpoint = ?1 ORDER BY t.position, t.disk"},
 	[LIST_LAYER_REFPOINTS] = {&refpoint_disks,
 				  "WHERE t.layer = ?1 ORDER BY t.refpoint, t.disk"},
+	[LIST_REFPOINT_ENDS] = {&layers,
+				"WHERE t.disk = ?1 AND t.state = 4 AND t.kind = 1 "
+				"AND t.parent IS NOT NULL "
+				"AND EXISTS (SELECT 1 FROM refpoint_disks WHERE layer = t.id) "
+				"AND NOT EXISTS (SELECT 1 FROM layers WHERE parent = t.id) "
+				"AND NOT EXISTS (SELECT 1 FROM snapshot_disks WHERE layer = t.id) "
+				"AND NOT EXISTS (SELECT 1 FROM disks WHERE head = t.id) "
+				"ORDER BY t.generation DESC, t.rowid"},
 	[LIST_FREEZES] = {&freezes, "ORDER BY t.vm, t.socket"},
 	[LIST_VM_FREEZES] = {&freezes, "WHERE t.vm = ?1 ORDER BY t.socket"},
 	[LIST_JOBS] = {&jobs, "ORDER BY t.submitted_ns, t.rowid"},

@@ -331,47 +331,20 @@ static int leave_end(struct eng_store *store, const struct cat_layer *row, struc
 	return r;
 }
 
-/* Whether points are all that is left to refer to @row. */
-static int is_end(struct eng_store *store, const struct cat_layer *row, const struct fmt_uuid *head,
-		  bool *ret)
-{
-	struct cat_layer *children = NULL;
-	struct cat_refpoint_disk *points = NULL;
-	size_t n = 0, kids = 0;
-	int r;
-
-	*ret = false;
-	if (row->kind != FMT_KIND_OVERLAY || row->state != CAT_LAYER_SEALED ||
-	    fmt_uuid_is_none(&row->parent) || fmt_uuid_equal(&row->id, head) ||
-	    !fmt_uuid_is_none(&row->snapshot))
-		return 0;
-	r = eng_catalog_list_layer_refpoints(store->catalog, &row->id, &points, &n);
-	if (r == 0 && n)
-		r = eng_catalog_list_children(store->catalog, &row->id, &children, &kids);
-	*ret = r == 0 && n && !kids;
-	free(points);
-	free(children);
-	return r;
-}
-
 int eng_refpoint_leave_ends(struct eng_store *store, const struct fmt_uuid *disk,
 			    struct fmt_error *err)
 {
 	struct cat_layer *rows = NULL;
-	struct cat_disk row;
-	size_t n = 0;
-	int r = eng_catalog_get_disk_id(store->catalog, disk, &row);
+	size_t n = 1;
+	int r = 0;
 
-	if (r == 0)
-		r = eng_catalog_list_layers(store->catalog, disk, &rows, &n);
-	for (size_t i = n; r == 0 && i-- > 0;) {
-		bool end;
-
-		r = is_end(store, &rows[i], &row.head, &end);
-		if (r == 0 && end)
+	while (r == 0 && n) { /* the layer beneath may be one now */
+		r = eng_catalog_list_refpoint_ends(store->catalog, disk, &rows, &n);
+		for (size_t i = 0; r == 0 && i < n; i++)
 			r = leave_end(store, &rows[i], err);
+		free(rows);
+		rows = NULL;
 	}
-	free(rows);
 	return r;
 }
 

@@ -35,7 +35,7 @@ void eng_refpoint_moves_destroy(struct eng_refpoint_moves *moves); /* NULL is fi
 /*
  * RP-13: points at ends of branches of the disk, which no snapshot, head or child needs, go to the layers
  * beneath, end by end, each a transaction of its own; nothing then refers to those ends. Ends that are
- * not sealed stay for the next time. The disk is busy by the caller, or nobody has it.
+ * not sealed stay for the next time.
  */
 int eng_refpoint_leave_ends(struct eng_store *store, const struct fmt_uuid *disk,
 			    struct fmt_error *err);

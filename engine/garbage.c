@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "engine/fold.h"
+#include "engine/fold_refpoints.h"
 
 static int note(struct eng_garbage *g, const struct cat_layer *row)
 {
@@ -119,8 +120,10 @@ int eng_garbage_sweep(struct eng_store *store, const struct fmt_uuid *disk)
 	struct cat_layer *rows = NULL;
 	struct eng_entry *entry;
 	size_t n = 0;
-	int r = eng_catalog_list_garbage(store->catalog, disk, &rows, &n);
+	int r;
 
+	eng_refpoint_leave_ends(store, disk, NULL); /* RP-13; what cannot be read stays */
+	r = eng_catalog_list_garbage(store->catalog, disk, &rows, &n);
 	free(rows);
 	if (r < 0 || !n)
 		return r;

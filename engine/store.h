@@ -76,8 +76,8 @@ struct eng_store {
 	_Atomic unsigned seals; /* queued and under way */
 	_Atomic bool unsettled; /* a cut's rows could not be taken back: the next open recovers */
 	struct eng_reading *readings; /* lock: attached snapshots' disks (hold.c) */
-	struct eng_snapshot *cuts; /* creates from their check to their end (CU-4) */
-	uint64_t journal_key;      /* of this directory: a copied store has another */
+	struct eng_snapshot *cuts;    /* creates from their check to their end (CU-4) */
+	uint64_t journal_key;         /* of this directory: a copied store has another */
 };
 
 /* Membership is locked from a create's check to its end (T6, CU-4). */

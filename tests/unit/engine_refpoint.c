@@ -4,6 +4,7 @@
  * they have to tell (T29), and whole or not there after the loss of power at any event. Rules RP-*:
  * spec/refpoint.md.
  */
+#include "engine/revert.h"
 #include "tests/unit/engine_refpoint.h"
 
 #define SIZE   (16ull << 20)
@@ -271,6 +272,53 @@ Test(engine_refpoint, a_fold_that_fails_leaves_points_where_they_were)
 	eng_fault_clear(fault);
 	turn_until(rp_layers() == 2);
 	expect_points(true);
+	detach(0);
+	close_store();
+	finish();
+}
+
+/* --- branches --- */
+
+static void revert_to(const char *name)
+{
+	struct eng_revert how = {.collection = "c", .name = name};
+	struct eng_revert_result done = {0};
+
+	must(eng_store_revert(store, &how, &err, &done) == 0);
+	free(done.untouched);
+}
+
+/* RP-2, RP-13: what lies on the branch that was left has changed, too; and the branch goes. */
+Test(engine_refpoint, a_point_on_a_branch_that_goes_still_tells)
+{
+	begin(1, SIZE);
+	attach(0, 0);
+	write_nth(1);
+	must(rp_cut("s1", false) == 0);
+	write_nth(2);
+	must(rp_cut("p2", true) == 0);
+	write_nth(3);
+	must(rp_cut("p3", true) == 0);
+	write_nth(9);
+	turn_until(rp_is_sealed());
+	detach(0);
+	revert_to("s1");
+	attach(0, 0);
+	write_nth(4);
+	cr_expect_geq(rp_layers(), 4u, "points keep the branch's layers");
+	expect_writes("p2", NULL, 2, 2, false);
+	expect_writes("p2", NULL, 4, 4, false);
+	expect_writes("p3", NULL, 2, 4, true);
+	detach(0);
+	close_store();
+	open_folding();
+	attach(0, 0);
+	turn_until(rp_layers() == 2); /* what s1 froze, and the head */
+	expect_writes("p2", NULL, 2, 2, false);
+	expect_writes("p2", NULL, 4, 4, false);
+	expect_writes("p3", NULL, 2, 4, true);
+	write_nth(5);
+	expect_writes("p3", NULL, 2, 5, true);
 	detach(0);
 	close_store();
 	finish();
