@@ -266,8 +266,11 @@ static int put_one(struct eng_catalog *cat, const struct eng_refpoint_moves *m,
 
 	if (!mv) /* RP-12 */
 		return -ESTALE;
-	return eng_catalog_set_refpoint_state(cat, &row->refpoint, &row->disk,
-					      mv->lost ? &none : result, mv->bytes, mv->len);
+	if (mv->lost)
+		return eng_catalog_set_refpoint_state(cat, &row->refpoint, &row->disk, &none, NULL,
+						      0);
+	return eng_catalog_set_refpoint_state(cat, &row->refpoint, &row->disk, result, mv->bytes,
+					      mv->len);
 }
 
 int eng_refpoint_moves_put(struct eng_catalog *cat, const struct eng_refpoint_moves *m,
@@ -312,12 +315,17 @@ static int leave_end(struct eng_store *store, const struct cat_layer *row, struc
 	if (r < 0)
 		return r;
 	m->layers[0] = row->id;
-	r = eng_store_open_layer(store, row, false, err, &end);
+	r = find_points(store->catalog, m);
 	if (r == 0)
-		r = find_points(store->catalog, m);
+		r = eng_store_open_layer(store, row, false, err, &end);
 	if (r == 0) /* its points remember the layer itself: it stands above them from now on */
 		r = make_sets(store, m, &end, err);
 	eng_layer_put(end);
+	if (r == -EBADMSG || r == -EUCLEAN) { /* RP-14: what it changed cannot be told */
+		for (size_t i = 0; i < m->count; i++)
+			m->moves[i].lost = true;
+		r = 0;
+	}
 	if (r == 0)
 		r = eng_catalog_begin(store->catalog);
 	if (r == 0) {

@@ -115,19 +115,11 @@ static int sweep_claimed(struct eng_store *store, const struct fmt_uuid *disk)
 	return r;
 }
 
-int eng_garbage_sweep(struct eng_store *store, const struct fmt_uuid *disk)
+static int sweep_once(struct eng_store *store, const struct fmt_uuid *disk)
 {
-	struct cat_layer *rows = NULL;
 	struct eng_entry *entry;
-	size_t n = 0;
-	int r;
+	int r = eng_entry_claim(store, disk, 0, &entry);
 
-	eng_refpoint_leave_ends(store, disk, NULL); /* RP-13; what cannot be read stays */
-	r = eng_catalog_list_garbage(store->catalog, disk, &rows, &n);
-	free(rows);
-	if (r < 0 || !n)
-		return r;
-	r = eng_entry_claim(store, disk, 0, &entry);
 	if (r < 0)
 		return r;
 	if (entry->in_cut || eng_garbage_is_read(store, disk))
@@ -135,5 +127,24 @@ int eng_garbage_sweep(struct eng_store *store, const struct fmt_uuid *disk)
 	else
 		r = sweep_claimed(store, disk);
 	eng_entry_release(entry);
+	return r;
+}
+
+int eng_garbage_sweep(struct eng_store *store, const struct fmt_uuid *disk)
+{
+	size_t n = 1;
+	int r = 0;
+
+	/* Reference points keep nothing (RP-13); what an end stood on may be one when it has gone. */
+	while (r == 0 && n) {
+		struct cat_layer *rows = NULL;
+
+		r = eng_refpoint_leave_ends(store, disk, NULL);
+		if (r == 0)
+			r = eng_catalog_list_garbage(store->catalog, disk, &rows, &n);
+		free(rows);
+		if (r == 0 && n)
+			r = sweep_once(store, disk);
+	}
 	return r;
 }
