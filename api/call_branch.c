@@ -60,6 +60,26 @@ static int64_t apply_snapshot(struct api_call *call)
 	return code ? code : give(call, text, job);
 }
 
+static const struct api_blame about_clone[] = {
+	{"snapshot:", 0},
+	{"collection", 1},
+	{"vm ", 1},
+	{NULL, 0},
+};
+
+static int64_t clone_snapshot(struct api_call *call)
+{
+	struct vmimg_job *job = NULL;
+	char *text = NULL;
+	uint32_t code = vmimg_clone_snapshot(call->svc, api_call_text(call, 0),
+					     api_call_text(call, 1), NULL, &text, &job,
+					     &call->error);
+
+	if (code == VMIMG_INVALID_PARAMETER)
+		return api_call_blame_words(call, code, about_clone);
+	return code ? code : give(call, text, job);
+}
+
 #define TEXT(param, is_required)                                                                   \
 	{                                                                                          \
 		.name = (param), .type = API_TEXT, .required = (is_required), .max = NAME_BYTES    \
@@ -69,5 +89,8 @@ const struct api_method api_branch_methods[] = {
 	{"ApplySnapshot",
 	 apply_snapshot,
 	 {TEXT("SnapshotCollection", true), {.name = "ApplySettings", .type = API_SETTINGS}}},
+	{"CloneSnapshot",
+	 clone_snapshot,
+	 {TEXT("SnapshotCollection", true), TEXT("NewCollection", true)}},
 	{0},
 };

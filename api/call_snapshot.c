@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/describe.h"
+
 #define NAME_BYTES  1024u
 #define WAIT_MAX_MS 60000u
 #define NS_PER_MS   UINT64_C(1000000)
@@ -74,10 +76,13 @@ static int64_t create_snapshot(struct api_call *call)
 static int64_t destroy_snapshot(struct api_call *call)
 {
 	struct vmimg_job_info info = {0};
+	json_t *kept = api_json_kept(call->svc, api_call_text(call, 0));
 	struct vmimg_job *job = NULL;
 	uint32_t code = vmimg_destroy_snapshot(call->svc, api_call_text(call, 0), &job,
 					       &call->error);
 
+	if (code)
+		json_decref(kept);
 	if (code == VMIMG_INVALID_PARAMETER)
 		return api_call_blame(call, 0, code);
 	if (code)
@@ -85,7 +90,8 @@ static int64_t destroy_snapshot(struct api_call *call)
 	if (job)
 		vmimg_job_info(job, &info);
 	vmimg_job_put(job);
-	call->result = json_pack("{s:i, s:s}", "ReturnValue", 0, "Job", info.instance_id);
+	call->result = json_pack("{s:i, s:s, s:o}", "ReturnValue", 0, "Job", info.instance_id,
+				 "Kept", kept);
 	return 0;
 }
 

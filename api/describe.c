@@ -117,7 +117,7 @@ static int disk_document(struct vmimg_service *svc, const void *row, json_t **re
 	struct cat_layer *chain = NULL;
 	uint64_t allocated = 0;
 	size_t count = 0;
-	json_t *head;
+	json_t *head, *shared;
 	int r = eng_catalog_chain(svc->store->catalog, &disk->head, &chain, &count);
 
 	if (r < 0)
@@ -126,15 +126,17 @@ static int disk_document(struct vmimg_service *svc, const void *row, json_t **re
 		allocated += eng_store_layer_bytes(svc->store, &chain[i]);
 	head = json_pack("{s:o, s:s}", "id", api_json_id(&disk->head), "kind",
 			 api_kind_name(chain[count - 1].kind));
+	shared = api_json_shared(svc, &disk->id, chain, count);
 	free(chain);
-	*ret = json_pack("{s:o, s:s, s:s, s:o, s:I, s:I, s:b, s:b, s:I, s:o, s:I, s:o}", "disk",
-			 api_json_name(disk->vm_name, '/', disk->name), "vm", disk->vm_name, "name",
-			 disk->name, "id", api_json_id(&disk->id), "size", (json_int_t)disk->size,
-			 "block_size", (json_int_t)1 << disk->block_bits, "independent",
-			 (int)disk->independent, "attached",
+	*ret = json_pack("{s:o, s:s, s:s, s:o, s:I, s:I, s:b, s:b, s:I, s:o, s:I, s:o, s:o, s:o}",
+			 "disk", api_json_name(disk->vm_name, '/', disk->name), "vm", disk->vm_name,
+			 "name", disk->name, "id", api_json_id(&disk->id), "size",
+			 (json_int_t)disk->size, "block_size", (json_int_t)1 << disk->block_bits,
+			 "independent", (int)disk->independent, "attached",
 			 (int)is_attached(svc->store, &disk->id), "layers", (json_int_t)count,
 			 "head", head, "allocated", (json_int_t)allocated, "created",
-			 api_json_time(disk->created_ns));
+			 api_json_time(disk->created_ns), "origin", shared, "clones",
+			 api_json_clones_of(svc, &disk->id));
 	r = api_add_usage(svc, &disk->head, 1, *ret);
 	if (r < 0)
 		json_decref(*ret);
@@ -200,9 +202,11 @@ static json_t *snapshot_member(struct vmimg_service *svc, const struct cat_snaps
 		allocated = eng_store_layer_bytes(svc->store, &layer);
 		sealed = layer.state == CAT_LAYER_SEALED;
 	}
-	doc = json_pack("{s:o, s:o, s:I, s:I, s:b, s:b}", "disk",
-			api_json_name(row->vm_name, '/', row->disk_name), "layer",
-			row->skipped ? json_null() : api_json_id(&row->layer), "size",
+	doc = json_pack("{s:o, s:o, s:o, s:I, s:I, s:b, s:b}", "disk",
+			api_json_name(row->vm_name, '/', row->disk_name), "clones",
+			row->skipped ? json_array()
+				     : api_json_clones_on(svc, &row->layer, &row->disk),
+			"layer", row->skipped ? json_null() : api_json_id(&row->layer), "size",
 			(json_int_t)row->size, "allocated", (json_int_t)allocated, "sealed",
 			(int)sealed, "skipped", (int)row->skipped);
 	return api_add_usage(svc, &row->layer, !row->skipped, doc) < 0 ? json_decref(doc),

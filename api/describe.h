@@ -37,6 +37,17 @@ int api_add_store_usage(struct vmimg_service *svc, json_t *object);
 int api_add_space(struct vmimg_service *svc, json_t *object);
 void api_usage_forget(struct vmimg_service *svc);
 
+/* --- clone.c: who stands on whose layers (CL-5); never NULL but without memory --- */
+/* Names of other disks that stand on @layer of @disk; on any of its layers. */
+json_t *api_json_clones_on(struct vmimg_service *svc, const struct fmt_uuid *layer,
+			   const struct fmt_uuid *disk);
+json_t *api_json_clones_of(struct vmimg_service *svc, const struct fmt_uuid *disk);
+/* What of the disk's chain is others': {disk, layers, allocated}, or null. */
+json_t *api_json_shared(struct vmimg_service *svc, const struct fmt_uuid *disk,
+			const struct cat_layer *chain, size_t count);
+/* Before a deletion: [{disk, layer, clones}] of what stays, and for whom. */
+json_t *api_json_kept(struct vmimg_service *svc, const char *snapshot);
+
 /* --- tree.c --- */
 int api_store_document(struct vmimg_service *svc, json_t **ret);
 int api_tree_document(struct vmimg_service *svc, json_t **ret);

@@ -172,6 +172,16 @@ static int tree_collection(struct vmimg_service *svc, const void *row, json_t **
 	return 0;
 }
 
+/* Whose it is: of a clone's chain the lower ones are another disk's. */
+static json_t *layer_disk(struct vmimg_service *svc, const struct cat_layer *layer)
+{
+	struct cat_disk disk;
+
+	if (eng_catalog_get_disk_id(catalog_of(svc), &layer->disk, &disk) < 0)
+		return json_null();
+	return api_json_name(disk.vm_name, '/', disk.name);
+}
+
 static int tree_layer(struct vmimg_service *svc, const void *row, json_t **ret)
 {
 	static const char *const states[] = {"", "pending", "active", "hardened", "sealed"};
@@ -184,14 +194,16 @@ static int tree_layer(struct vmimg_service *svc, const void *row, json_t **ret)
 	    eng_catalog_get_snapshot_id(catalog_of(svc), &layer->snapshot, &snap) == 0 &&
 	    snap.state == CAT_SNAPSHOT_COMPLETE)
 		name = api_json_name(snap.collection_name, '@', snap.name);
-	*ret = json_pack("{s:o, s:o, s:s, s:s, s:I, s:o, s:I}", "layer", api_json_id(&layer->id),
-			 "parent",
+	*ret = json_pack("{s:o, s:o, s:s, s:s, s:I, s:o, s:I, s:o, s:o}", "layer",
+			 api_json_id(&layer->id), "parent",
 			 fmt_uuid_is_none(&layer->parent) ? json_null()
 							  : api_json_id(&layer->parent),
 			 "kind", api_kind_name(layer->kind), "state",
 			 states[layer->state <= 4 ? layer->state : 0], "allocated",
 			 (json_int_t)eng_store_layer_bytes(svc->store, layer), "snapshot", name,
-			 "generation", (json_int_t)layer->generation);
+			 "generation", (json_int_t)layer->generation, "disk",
+			 layer_disk(svc, layer), "clones",
+			 api_json_clones_on(svc, &layer->id, &layer->disk));
 	r = api_add_layer_usage(svc, &layer->id, *ret);
 	if (r < 0)
 		json_decref(*ret);
@@ -223,8 +235,8 @@ static int tree_branches(struct vmimg_service *svc, const struct cat_disk *disk,
 static int tree_disk(struct vmimg_service *svc, const void *row, json_t **ret)
 {
 	const struct cat_disk *disk = row;
-	struct cat_layer *layers = NULL;
 	json_t *chain = NULL, *branches = NULL;
+	struct cat_layer *layers = NULL;
 	size_t count = 0;
 	int r = eng_catalog_chain(catalog_of(svc), &disk->head, &layers, &count);
 

@@ -405,6 +405,20 @@ struct vmimg_refpoint_info {
 VMIMG_API int vmimg_refpoint_info(struct vmimg_service *svc, const char *refpoint,
 				  struct vmimg_error *err, struct vmimg_refpoint_info *ret);
 
+/*
+ * Makes the collection @to of "COLLECTION@NAME": new VMs named TO-VM with disks of the same names, which
+ * hold what the snapshot holds and are written at once (spec/branch.md CL-*). Instant; nothing is copied:
+ * they stand on the snapshot's layers, which stay as long as that, whatever snapshots go; see
+ * vmimg_flatten(). @result: NULL, or set with 0 to the collection. 0: done, durably, with *@json
+ * {"snapshot", "collection", "collection_id", "vms", "disks", "skipped": [disks that the snapshot does not
+ * hold], "prepare_ns", "commit_ns", "total_ns"}, for vmimg_free(). 4: no such snapshot, a bad or taken
+ * name; 5: a disk of it is busy; 2: others. Nothing was changed then. @json, @job NULL are fine; *@job has
+ * ended. Any thread but a queue's; the origins may be attached.
+ */
+VMIMG_API uint32_t vmimg_clone_snapshot(struct vmimg_service *svc, const char *snapshot,
+					const char *to, struct vmimg_ref *result, char **json,
+					struct vmimg_job **job, struct vmimg_error *err);
+
 /* --- jobs (CIM_ConcreteJob) --- */
 enum vmimg_job_state {
 	VMIMG_JOB_NEW = 2,
@@ -451,6 +465,7 @@ enum vmimg_request_return {
 #define VMIMG_JOB_TYPE_SETTLE                          300 /* ours */
 #define VMIMG_JOB_TYPE_IMPORT                          301 /* ours: the family has no number for it */
 #define VMIMG_JOB_TYPE_VERIFY                          302 /* ours */
+#define VMIMG_JOB_TYPE_CLONE                            303 /* ours: the family has none */
 #define VMIMG_EFFECT_CREATE                            5
 
 struct vmimg_job_info {

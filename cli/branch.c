@@ -77,8 +77,46 @@ static int run_revert(struct cli *cli, int argc, char **argv)
 	return cli_end(cli, s, status);
 }
 
+static int print_cloned(struct cli *cli, const json_t *reply)
+{
+	const json_t *result = json_object_get(reply, "Result");
+	uint64_t disks = cli_number(result, "disks"), vms = cli_number(result, "vms");
+	char buf[CLI_TEXT_MAX];
+
+	if (cli->json)
+		return cli_print_json(cli, answer_document(reply));
+	printf("collection %s: %llu VM%s, %llu disk%s of %s in %s\n",
+	       json_string_value(json_object_get(result, "collection")), (unsigned long long)vms,
+	       vms == 1 ? "" : "s", (unsigned long long)disks, disks == 1 ? "" : "s",
+	       json_string_value(json_object_get(result, "snapshot")),
+	       cli_duration_text(buf, cli_number(result, "total_ns")));
+	print_names(result, "skipped", ": the snapshot does not hold it, not cloned");
+	return cli_finish_output(cli);
+}
+
+static int run_clone(struct cli *cli, int argc, char **argv)
+{
+	struct cli_session *s = NULL;
+	json_t *reply = NULL;
+	int status;
+
+	cli_parse(cli, NULL, argc, argv);
+	if (cli_begin(cli, NULL, &s))
+		return CLI_FAILURE;
+	status = cli_call(s, "CloneSnapshot",
+			  json_pack("{s:s, s:s}", "SnapshotCollection", argv[0], "NewCollection",
+				    argv[1]),
+			  &reply);
+	if (!status)
+		status = print_cloned(cli, reply);
+	json_decref(reply);
+	return cli_end(cli, s, status);
+}
+
 const struct cli_verb cli_branch_verbs[] = {
 	{"snapshot revert", "COLLECTION@NAME", "Bring every disk back to a snapshot", 1, 1,
 	 run_revert, 0},
+	{"snapshot clone", "COLLECTION@NAME NEWCOLLECTION",
+	 "Make a collection of new VMs from a snapshot, without copying", 2, 2, run_clone, 0},
 	{0},
 };

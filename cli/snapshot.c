@@ -327,10 +327,25 @@ static int run_show(struct cli *cli, int argc, char **argv)
 
 /* --- delete --- */
 
+/* What the clones of the snapshot go on standing on. */
+static int print_kept(struct cli *cli, const json_t *kept)
+{
+	const json_t *disk, *clone;
+	size_t i, j;
+
+	json_array_foreach (kept, i, disk) {
+		printf("%s: its layer stays for", json_string_value(json_object_get(disk, "disk")));
+		json_array_foreach (json_object_get(disk, "clones"), j, clone)
+			printf("%s %s", j ? "," : "", json_string_value(clone));
+		putchar('\n');
+	}
+	return cli_finish_output(cli);
+}
+
 static json_t *deleted_document(const void *arg, const json_t *result)
 {
-	return json_pack("{s:s, s:i, s:O}", "snapshot", arg, "return_value", 0, "job",
-			 json_object_get(result, "Job"));
+	return json_pack("{s:s, s:i, s:O, s:O}", "snapshot", arg, "return_value", 0, "job",
+			 json_object_get(result, "Job"), "kept", json_object_get(result, "Kept"));
 }
 
 static int print_deleted(struct cli *cli, struct cli_session *s, const void *arg,
@@ -338,7 +353,8 @@ static int print_deleted(struct cli *cli, struct cli_session *s, const void *arg
 {
 	(void)s;
 	(void)job;
-	return cli->json ? cli_print_json(cli, deleted_document(arg, result)) : CLI_OK;
+	return cli->json ? cli_print_json(cli, deleted_document(arg, result))
+			 : print_kept(cli, json_object_get(result, "Kept"));
 }
 
 static void print_nothing(const void *arg, const json_t *answer)

@@ -85,10 +85,14 @@ static void print_collection(struct picture *p, const json_t *collection, bool l
 
 /* --- disks --- */
 
-static void print_layer(struct picture *p, const json_t *layer, bool last, bool beside)
+static void print_layer(struct picture *p, const char *disk, const json_t *layer, bool last,
+			bool beside)
 {
 	const char *snapshot = json_string_value(json_object_get(layer, "snapshot"));
+	const char *owner = json_string_value(json_object_get(layer, "disk"));
+	const json_t *clones = json_object_get(layer, "clones"), *clone;
 	char size[CLI_TEXT_MAX];
+	size_t i;
 
 	branch(p, 2, last);
 	printf("%s%-7s  %9s  ", beside ? "(left) " : "", text(layer, "kind"),
@@ -96,19 +100,25 @@ static void print_layer(struct picture *p, const json_t *layer, bool last, bool 
 	if (number(layer, "masked"))
 		printf("%9s masked  ", cli_size_text(size, number(layer, "masked")));
 	if (snapshot)
-		printf("%-8s  %s\n", text(layer, "state"), snapshot);
+		printf("%-8s  %s", text(layer, "state"), snapshot);
 	else
-		printf("%s\n", text(layer, "state"));
+		printf("%s", text(layer, "state"));
+	if (owner && strcmp(owner, disk) != 0)
+		printf("  of %s", owner);
+	json_array_foreach (clones, i, clone)
+		if (strcmp(json_string_value(clone), disk) != 0)
+			printf("%s%s", i ? ", " : "  cloned by ", json_string_value(clone));
+	putchar('\n');
 }
 
 /* What the disk has left by a revert, and snapshots keep: a layer a line. */
-static void print_branches(struct picture *p, const json_t *branches)
+static void print_branches(struct picture *p, const char *disk, const json_t *branches)
 {
 	size_t i, count = json_array_size(branches);
 	json_t *layer;
 
 	json_array_foreach (branches, i, layer)
-		print_layer(p, layer, i + 1 == count, true);
+		print_layer(p, disk, layer, i + 1 == count, true);
 }
 
 static void print_disk(struct picture *p, const json_t *disk, bool last)
@@ -131,9 +141,10 @@ static void print_disk(struct picture *p, const json_t *disk, bool last)
 			printf("%s%zu more layers\n", p->lines->dots, i - CHAIN_HEAD + 1);
 			continue;
 		}
-		print_layer(p, layer, i + 1 == count && !json_array_size(branches), false);
+		print_layer(p, text(disk, "disk"), layer,
+			    i + 1 == count && !json_array_size(branches), false);
 	}
-	print_branches(p, branches);
+	print_branches(p, text(disk, "disk"), branches);
 }
 
 static void print_vm(struct picture *p, const json_t *vm, bool last)

@@ -307,6 +307,12 @@ int eng_catalog_list_children(struct eng_catalog *cat, const struct fmt_uuid *la
 /* The disk's hardened layers that nothing refers to: no layer, snapshot or head (GB-1). Newest first. */
 int eng_catalog_list_garbage(struct eng_catalog *cat, const struct fmt_uuid *disk,
 			     struct cat_layer **ret, size_t *count);
+/* Disks with a layer that stands on @layer, or is it: its own, and clones. By id. */
+int eng_catalog_list_users(struct eng_catalog *cat, const struct fmt_uuid *layer,
+			   struct cat_disk **ret, size_t *count);
+/* Other disks with a layer whose parent is one of the disk's. By name. */
+int eng_catalog_list_clones(struct eng_catalog *cat, const struct fmt_uuid *disk,
+			    struct cat_disk **ret, size_t *count);
 int eng_catalog_list_collections(struct eng_catalog *cat, struct cat_collection **ret,
 				 size_t *count);
 int eng_catalog_list_members(struct eng_catalog *cat, const struct fmt_uuid *coll,

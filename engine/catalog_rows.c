@@ -446,6 +446,18 @@ int eng_catalog_list_children(struct eng_catalog *cat, const struct fmt_uuid *la
 	return eng_catalog_run_list(cat, LIST_CHILDREN, (struct cat_key){.id = layer}, ret, count);
 }
 
+int eng_catalog_list_users(struct eng_catalog *cat, const struct fmt_uuid *layer,
+			   struct cat_disk **ret, size_t *count)
+{
+	return eng_catalog_run_list(cat, LIST_USERS, (struct cat_key){.id = layer}, ret, count);
+}
+
+int eng_catalog_list_clones(struct eng_catalog *cat, const struct fmt_uuid *disk,
+			    struct cat_disk **ret, size_t *count)
+{
+	return eng_catalog_run_list(cat, LIST_CLONES, (struct cat_key){.id = disk}, ret, count);
+}
+
 int eng_catalog_list_garbage(struct eng_catalog *cat, const struct fmt_uuid *disk,
 			     struct cat_layer **ret, size_t *count)
 {

@@ -276,6 +276,13 @@ static const struct {
 			  "AND NOT EXISTS (SELECT 1 FROM refpoint_disks WHERE layer = t.id) "
 			  "AND NOT EXISTS (SELECT 1 FROM disks WHERE head = t.id) "
 			  "ORDER BY t.generation DESC, t.rowid"},
+	[LIST_USERS] = {&disks, "WHERE t.id IN (WITH RECURSIVE down (id, disk) AS ("
+				"SELECT id, disk FROM layers WHERE id = ?1 UNION "
+				"SELECT l.id, l.disk FROM down CROSS JOIN layers l ON "
+				"l.parent = down.id) SELECT disk FROM down) ORDER BY t.id"},
+	[LIST_CLONES] = {&disks, "JOIN vms v ON v.id = t.vm WHERE t.id IN (SELECT l.disk FROM "
+				 "layers p JOIN layers l ON l.parent = p.id "
+				 "WHERE p.disk = ?1 AND l.disk <> ?1) ORDER BY v.name, t.name"},
 	[LIST_CHILDREN] = {&layers, "WHERE t.parent = ?1 ORDER BY t.generation, t.rowid"},
 	[LIST_COLLECTIONS] = {&collections, "ORDER BY t.name"},
 	[LIST_MEMBERS] = {&vms, "JOIN members m ON m.vm = t.id WHERE m.collection = ?1 "

@@ -11,6 +11,7 @@
 #include "engine/image.h"
 #include "engine/qcow2.h"
 #include "engine/fold.h"
+#include "engine/garbage.h"
 #include "engine/store.h"
 
 #define CUT_NS (30ull * 1000000000) /* longest wait for a create to end */
@@ -393,17 +394,68 @@ static int snapshot_holds(struct eng_store *store, const struct cat_disk *disk,
 	return 0;
 }
 
+/* CL-5: another disk's layer stands on one of its. */
+static int clone_stands_on(struct eng_store *store, const struct cat_disk *disk,
+			   const struct cat_layer *layers, size_t n, struct fmt_error *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		struct cat_layer *children = NULL;
+		struct cat_disk clone;
+		size_t count = 0;
+
+		r = eng_catalog_list_children(store->catalog, &layers[i].id, &children, &count);
+		for (size_t j = 0; r == 0 && j < count; j++)
+			if (!fmt_uuid_equal(&children[j].disk, &disk->id) &&
+			    eng_catalog_get_disk_id(store->catalog, &children[j].disk, &clone) == 0)
+				r = fmt_fail(err, -EBUSY,
+					     "%s/%s: the clone %s/%s stands on it; flatten or "
+					     "delete that first",
+					     disk->vm_name, disk->name, clone.vm_name, clone.name);
+		free(children);
+	}
+	return r;
+}
+
+/* What only this disk held of others', too (GB-2). */
+static int remove_beneath(struct eng_store *store, const struct cat_layer *layers, size_t n,
+			  struct eng_garbage *g)
+{
+	struct cat_layer beneath;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < n; i++)
+		if (!fmt_uuid_is_none(&layers[i].parent) &&
+		    eng_catalog_get_layer(store->catalog, &layers[i].parent, &beneath) == 0 &&
+		    !eng_garbage_is_read(store, &beneath.disk))
+			r = eng_garbage_rows(store, &beneath.disk, g);
+	return r;
+}
+
 static int delete_rows(struct eng_store *store, const struct cat_disk *disk,
-		       const struct cat_layer *layers, size_t n, struct fmt_error *err)
+		       const struct cat_layer *layers, size_t n, struct eng_garbage *g,
+		       struct fmt_error *err)
 {
 	int r = eng_catalog_begin(store->catalog);
 
 	if (r < 0)
 		return fmt_fail(err, r, "cannot begin in the catalog: %s", strerror(-r));
+	r = clone_stands_on(store, disk, layers, n, err);
+	if (r < 0) {
+		eng_catalog_rollback(store->catalog);
+		return r;
+	}
 	eng_catalog_lose_refpoints(store->catalog, &disk->id); /* RP-10 */
 	for (size_t i = n; i-- > 0;)
 		eng_catalog_remove_layer(store->catalog, &layers[i].id);
 	eng_catalog_remove_disk(store->catalog, &disk->id);
+	r = remove_beneath(store, layers, n,
+			   g); /* its own are gone: the parents left are others' */
+	if (r < 0) {
+		eng_catalog_rollback(store->catalog);
+		return r;
+	}
 	return eng_catalog_commit(store->catalog, err);
 }
 
@@ -428,6 +480,7 @@ static int delete_claimed(struct eng_entry *entry, const struct cat_disk *disk,
 {
 	struct eng_store *store = entry->store;
 	struct cat_layer *layers = NULL;
+	struct eng_garbage garbage = {0};
 	size_t n = 0;
 	int r;
 
@@ -437,7 +490,7 @@ static int delete_claimed(struct eng_entry *entry, const struct cat_disk *disk,
 	if (r == 0)
 		r = snapshot_holds(store, disk, layers, n, err);
 	if (r == 0)
-		r = delete_rows(store, disk, layers, n, err);
+		r = delete_rows(store, disk, layers, n, &garbage, err);
 	if (r == 0) {
 		eng_entry_drop_standby(entry);
 		eng_entry_set_tail(entry, NULL);
@@ -446,7 +499,9 @@ static int delete_claimed(struct eng_entry *entry, const struct cat_disk *disk,
 		eng_io_close(store->io, entry->base_lock);
 		entry->base_lock = NULL;
 		eng_store_remove_files(store, layers, n);
+		eng_garbage_files(store, &garbage);
 	}
+	eng_garbage_fini(&garbage);
 	free(layers);
 	return r;
 }

@@ -10,7 +10,7 @@
 #include "engine/fold_build.h"
 #include "engine/fold_copy.h"
 #include "engine/fold_refpoints.h"
-#include "engine/swap.h"
+#include "engine/users.h"
 
 /* A disk that should be looked at. */
 struct want {
@@ -56,7 +56,6 @@ struct fold {
 	struct cat_layer base;
 	struct eng_layer *base_layer; /* its headers' */
 	struct eng_fold_copy copy;
-	struct eng_swap swap;
 	struct eng_task removal;
 };
 

@@ -375,26 +375,6 @@ static int put_rows(struct fold *f, struct fmt_error *err)
 	return eng_catalog_commit(cat, err);
 }
 
-/* FO-5: with a reader of one of its snapshots the disk's chain stays as it is. */
-static bool begin_commit(struct eng_store *store, struct eng_entry *entry)
-{
-	bool free_of_readers;
-
-	pthread_mutex_lock(&store->lock);
-	free_of_readers = !entry->readers && !entry->in_cut;
-	entry->folding = free_of_readers;
-	pthread_mutex_unlock(&store->lock);
-	return free_of_readers;
-}
-
-static void end_commit(struct eng_store *store, struct eng_entry *entry)
-{
-	pthread_mutex_lock(&store->lock);
-	entry->folding = false;
-	pthread_cond_broadcast(&store->changed);
-	pthread_mutex_unlock(&store->lock);
-}
-
 static void fold_free(struct fold *f)
 {
 	for (size_t i = 0; f->inputs && i < f->count; i++)
@@ -430,35 +410,34 @@ static void task_removal(struct eng_task *task)
 	remove_inputs((struct fold *)((char *)task - offsetof(struct fold, removal)));
 }
 
-/* The disk's worker. */
-static void swap_done(struct eng_swap *swap, int result)
+/* No disk uses the inputs any more; or one does until it is detached, and the next open removes them
+ * (RV-9). On a worker, or on our own thread. */
+static void swap_done(void *arg, int result)
 {
-	struct fold *f = (struct fold *)((char *)swap - offsetof(struct fold, swap));
+	struct fold *f = arg;
+	struct eng_folder *folder = f->folder;
 
-	/* The disk keeps the inputs; the next open removes them (RV-9). */
-	if (result < 0) {
-		struct eng_folder *folder = f->folder;
-
-		fold_free(f);
-		pthread_mutex_lock(&folder->lock);
-		folder->swaps--;
-		pthread_cond_broadcast(&folder->changed);
-		pthread_mutex_unlock(&folder->lock);
+	if (result == 0) {
+		f->removal.run = task_removal;
+		eng_pool_submit(folder->store->pool, ENG_POOL_NORMAL, &f->removal);
 		return;
 	}
-	f->removal.run = task_removal;
-	eng_pool_submit(f->folder->store->pool, ENG_POOL_NORMAL, &f->removal);
+	fold_free(f);
+	pthread_mutex_lock(&folder->lock);
+	folder->swaps--;
+	pthread_cond_broadcast(&folder->changed);
+	pthread_mutex_unlock(&folder->lock);
 }
 
 /* Takes @f over on success. */
-static int commit_claimed(struct fold *f, struct eng_entry *entry, struct fmt_error *err)
+static int commit_claimed(struct fold *f, struct eng_users *users, struct fmt_error *err)
 {
 	struct eng_folder *folder = f->folder;
-	bool attached = entry->disk && !entry->disk->read_only;
 	int r = recheck(f, err);
 
 	if (r == 0)
-		r = f->into_base ? eng_fold_base_commit(f, attached, err) : put_rows(f, err);
+		r = f->into_base ? eng_fold_base_commit(f, eng_users_are_attached(users), err)
+				 : put_rows(f, err);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&folder->lock);
@@ -466,46 +445,25 @@ static int commit_claimed(struct fold *f, struct eng_entry *entry, struct fmt_er
 	folder->stats.folds++;
 	folder->stats.bytes += atomic_load(&f->progress->total);
 	pthread_mutex_unlock(&folder->lock);
-	if (attached) {
-		f->swap.folded = eng_layer_get(f->result);
-		f->swap.ids = f->ids;
-		f->swap.count = (uint32_t)f->count + f->into_base;
-		f->swap.done = swap_done;
-		eng_swap_post(entry->disk, &f->swap);
-	} else {
-		remove_inputs(f);
-	}
+	eng_users_swap(users, f->result, f->ids, (uint32_t)f->count + f->into_base, swap_done, f);
 	return 0;
 }
 
-/* One change of a chain at a time, and none under a reader. */
-static bool may_commit(struct eng_store *store, struct eng_entry *entry)
-{
-	const struct eng_disk *disk = entry->disk;
-
-	return !(disk && (disk->read_only || atomic_load(&disk->swaps))) &&
-	       begin_commit(store, entry);
-}
-
-/* Who has the disk may be about to remove it, and wait for us: so never in one long wait. */
+/* Who has a disk may be about to remove it, and wait for us: so never in one long wait. */
 static int commit(struct fold *f, struct fmt_error *err)
 {
 	struct eng_store *store = f->folder->store;
 	uint64_t end = eng_io_now_ns(store->io) + CLAIM_NS;
-	struct eng_entry *entry;
+	struct eng_users users;
 	int r = -EBUSY;
 
 	while (r == -EBUSY && !eng_fold_stopped(f) && eng_io_now_ns(store->io) < end) {
-		r = eng_entry_claim(store, &f->rows[0].disk, 0, &entry);
-		if (r == 0 && may_commit(store, entry)) {
-			r = commit_claimed(f, entry, err);
-			end_commit(store, entry);
-			eng_entry_release(entry);
-			return r;
-		}
+		/* FO-4: all that stand on them, clones too. */
+		r = eng_users_claim(store, &f->rows[f->count - 1].id, &users);
 		if (r == 0) {
-			eng_entry_release(entry);
-			r = -EBUSY;
+			r = commit_claimed(f, &users, err);
+			eng_users_release(&users);
+			return r;
 		}
 		eng_io_sleep_ns(store->io, 1000000);
 	}

@@ -29,8 +29,10 @@ static void link_parent(struct fsck_store *s, struct fsck_node *n)
 	fsck_at(s->f, "%s", n->name);
 	if (!up)
 		fsck_found(s->f, PR_CHAIN_BROKEN, "its parent is not in the catalog");
-	else if (!fmt_uuid_equal(&up->disk, &n->disk))
-		fsck_found(s->f, PR_CHAIN_BROKEN, "its parent %s is another disk's", up->name);
+	else if (!fmt_uuid_equal(&up->disk, &n->disk) && up->state != CAT_LAYER_HARDENED &&
+		 up->state != CAT_LAYER_SEALED) /* CL-2 */
+		fsck_found(s->f, PR_CHAIN_BROKEN, "its parent %s is another disk's and may change",
+			   up->name);
 	else if (up->generation >= n->generation)
 		fsck_found(s->f, PR_CHAIN_BROKEN,
 			   "it has generation %" PRIu64 ", its parent %" PRIu64, n->generation,

@@ -285,10 +285,9 @@ static void tell_resized(struct srv_server *server, const json_t *request)
  * The disk's vhost-user socket comes or goes by what there is now: two connections may have made and
  * deleted the disk, and come here in any order. One at a time.
  */
-static void follow_disk(struct srv_server *server, const json_t *request)
+static void follow(struct srv_server *server, const char *disk)
 {
 	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-	const char *disk = param(request, "Disk");
 	char *text = NULL;
 
 	pthread_mutex_lock(&lock);
@@ -298,6 +297,37 @@ static void follow_disk(struct srv_server *server, const json_t *request)
 		srv_vhost_disk_removed(server->vhost, disk);
 	vmimg_free(text);
 	pthread_mutex_unlock(&lock);
+}
+
+static void follow_disk(struct srv_server *server, const json_t *request)
+{
+	follow(server, param(request, "Disk"));
+}
+
+/* All disks of the new collection. */
+static void follow_clone(struct srv_server *server, const json_t *request)
+{
+	const char *collection = param(request, "NewCollection");
+	json_t *doc, *vm, *disks, *disk;
+	char *text = NULL;
+	size_t i, j;
+
+	if (!collection ||
+	    vmimg_describe(server->svc, VMIMG_KIND_COLLECTION, collection, NULL, &text) < 0)
+		return;
+	doc = json_loads(text, 0, NULL);
+	vmimg_free(text);
+	json_array_foreach (json_object_get(doc, "members"), i, vm) {
+		if (vmimg_list(server->svc, VMIMG_KIND_DISK, json_string_value(vm), NULL, &text) <
+		    0)
+			continue;
+		disks = json_loads(text, 0, NULL);
+		vmimg_free(text);
+		json_array_foreach (disks, j, disk)
+			follow(server, json_string_value(json_object_get(disk, "disk")));
+		json_decref(disks);
+	}
+	json_decref(doc);
 }
 
 static const struct hook {
@@ -313,6 +343,7 @@ static const struct hook {
 	{"ConvertToReferencePoint", release_snapshot, NULL},
 	{"RenameCollection", release_collection, NULL},
 	{"ApplySnapshot", release_members, NULL},
+	{"CloneSnapshot", NULL, follow_clone},
 };
 
 static char *answer_library(struct srv_server *server, const struct hook *hook,

@@ -64,3 +64,46 @@ ok "kept states can be deleted" snapshot delete "$kept"
 ok "as any snapshot" snapshot delete prod@undone
 content "the disks stay" 1
 sound "and nothing is leaked"
+
+# --- clone ---
+fails 1 '"code": 4' "4: a name that is taken" snapshot clone prod@s1 prod --output=json
+fails 1 '"code": 4' "4: no such snapshot" snapshot clone prod@none test --output=json
+noise new 4M
+"$VMIMG" disk write web/root <new || die "write"
+ok "a clone" snapshot clone prod@s1 test --output=json
+has collection test "is a collection"
+has vms 2 "of new VMs"
+has disks 2 "and disks"
+has state 7 "its job is done"
+"$VMIMG" disk read test-web/root >back
+same web-1 back "that hold the snapshot"
+noise own 4M
+"$VMIMG" disk write test-web/root <own || die "write"
+"$VMIMG" disk read test-web/root >back
+same own back "and are written"
+"$VMIMG" disk read web/root >back
+same new back "the origin is as it was"
+ok "the clone" disk show test-web/root --output=json
+grep -A1 '"origin"' out | grep -q '"web/root"' || die "the clone's document does not name its origin"
+ok "the origin" disk show web/root --output=json
+grep -A1 '"clones"' out | grep -q '"test-web/root"' || die "the origin's document does not name its clone"
+ok "the snapshot goes" snapshot delete prod@s1 --output=json
+grep -A12 '"kept"' out | grep -q '"test-db/root"' || die "what stays for the clone is not told"
+fails 1 "test-web/root" "the origin stays while a clone stands on it" disk delete web/root
+sound "the store is sound"
+"$VMIMG" disk read test-db/root >back
+same db-1 back "the clone reads what the snapshot held"
+ok "a snapshot of the clone" snapshot create test@own
+ok "a revert of it" snapshot revert test@own
+ok "the picture" tree
+grep -q "of web/root" out || die "the tree does not tell whose layers they are"
+v snapshot list test --output=json
+for s in $(sed -n 's/^ *"snapshot": "\(.*\)",$/\1/p' out); do
+	v snapshot delete "$s" || die "delete $s"
+done
+for vm in test-web test-db; do
+	v disk delete $vm/root || die "delete $vm/root"
+done
+"$VMIMG" disk read web/root >back
+same new back "without clones the origin is as it was"
+sound "and nothing is leaked"

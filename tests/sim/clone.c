@@ -1,0 +1,409 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * clone.c - a collection made from a snapshot: what it holds, what stays for it whatever goes, folds of
+ * layers that several disks stand on, and what a failure and a power loss leave (CL-*, GB-*).
+ */
+#include "engine/clone.h"
+#include "engine/fold.h"
+#include "engine/revert.h"
+#include "fsck/fsck.h"
+#include "tests/unit/engine_store.h"
+
+#include <dirent.h>
+
+TestSuite(sim_clone, .timeout = 300);
+
+#define SIZE (1u << 20)
+
+static int clone_to(const char *collection, const char *name, const char *to)
+{
+	struct eng_clone how = {.collection = collection, .name = name, .to = to};
+	struct eng_clone_result res;
+	int r;
+
+	memset(&err, 0, sizeof(err));
+	r = eng_store_clone(store, &how, &err, &res);
+	if (r == 0)
+		free(res.skipped);
+	return r;
+}
+
+/* Disk @path on queue @q as disk[@slot], for the helpers. */
+static void attach_as(unsigned slot, const char *path, unsigned q)
+{
+	must(eng_store_attach(store, queue[q], path, 0, &err, &disk[slot]) == 0);
+}
+
+static void write_path(const char *path, uint64_t n, uint64_t offset, uint64_t len)
+{
+	attach_as(9, path, 0);
+	must(do_write(9, n, offset, len) == 0);
+	detach(9);
+}
+
+static bool path_holds(const char *path, uint64_t n, uint64_t offset, uint64_t len)
+{
+	bool same;
+
+	attach_as(9, path, 0);
+	same = holds(9, n, offset, len);
+	detach(9);
+	return same;
+}
+
+static bool there_is(const char *collection)
+{
+	struct cat_collection coll;
+
+	return eng_catalog_get_collection(store->catalog, collection, &coll) == 0;
+}
+
+static int delete_snapshot(const char *name)
+{
+	struct cat_job none = {.state = 0};
+	bool marked;
+
+	return eng_store_delete_snapshot(store, "c", name, &none, &marked, &err);
+}
+
+static size_t count_layers(void)
+{
+	struct cat_layer *rows = NULL;
+	size_t n = 0;
+
+	must(eng_catalog_list_layers(store->catalog, NULL, &rows, &n) == 0);
+	free(rows);
+	return n;
+}
+
+static size_t count_files(void)
+{
+	char path[256];
+	struct dirent *e;
+	size_t n = 0;
+	DIR *d;
+
+	snprintf(path, sizeof(path), "%s/layers", dir);
+	d = opendir(path);
+	must(d != NULL);
+	while ((e = readdir(d)))
+		n += strstr(e->d_name, ".vmo") != NULL || strstr(e->d_name, ".raw") != NULL;
+	closedir(d);
+	return n;
+}
+
+static void note_finding(void *arg, const struct fsck_finding *f)
+{
+	(void)arg;
+	cr_expect_eq(f->severity, FSCK_NOTE, "%s: %s: %s", f->rule, f->where, f->message);
+}
+
+/* The store is closed: neither damage nor a leak. */
+static void expect_sound(void)
+{
+	struct fsck_summary sum = {0};
+
+	must(fsck_run(machine, dir, note_finding, NULL, &err, &sum) == 0);
+	cr_expect_eq(sum.corruptions + sum.leaks, 0u);
+}
+
+static void end(void)
+{
+	close_store();
+	expect_sound();
+	finish();
+}
+
+/* CL-1, CL-2: from a snapshot of disks in use; both sides go their own ways. */
+Test(sim_clone, holds_what_the_snapshot_holds_and_is_written_at_once)
+{
+	begin(2, SIZE);
+	attach(0, 0);
+	attach(1, 1);
+	must(do_write(0, 10, 0, 8 * BLOCK) == 0 && do_write(1, 11, 0, 8 * BLOCK) == 0);
+	must(snapshot("s1") == 0);
+	must(do_write(0, 20, 0, 4 * BLOCK) == 0);
+	cr_assert_eq(clone_to("c", "s1", "n"), 0, "%s", err.text);
+	attach_as(2, "n-a/d0", 0);
+	attach_as(3, "n-a/d1", 1);
+	cr_expect(holds(2, 10, 0, 8 * BLOCK));
+	cr_expect(holds(3, 11, 0, 8 * BLOCK));
+	must(do_write(2, 30, 2 * BLOCK, 512) == 0 && do_flush(2) == 0);
+	cr_expect(holds(2, 10, 0, 2 * BLOCK));
+	cr_expect(holds(2, 30, 2 * BLOCK, 512));
+	cr_expect(holds(2, 10, 2 * BLOCK + 512, BLOCK));
+	cr_expect(holds(0, 20, 0, 4 * BLOCK));
+	cr_expect(view_holds("s1", 0, 10, 0, 8 * BLOCK));
+	for (unsigned i = 0; i < 4; i++)
+		detach(i);
+	end();
+}
+
+Test(sim_clone, what_cannot_be_is_refused_and_changes_nothing)
+{
+	char longest[CAT_NAME_MAX];
+	size_t layers;
+
+	memset(longest, 'x', sizeof(longest) - 1);
+	longest[sizeof(longest) - 1] = 0;
+	begin(1, SIZE);
+	must(snapshot("s1") == 0);
+	layers = count_layers();
+	cr_expect_eq(clone_to("c", "none", "n"), -ENOENT);
+	cr_expect_eq(clone_to("c", "s1", "c"), -EEXIST);
+	cr_expect_eq(clone_to("c", "s1", longest), -EINVAL);
+	make_collection("other", "n-a");
+	cr_expect_eq(clone_to("c", "s1", "n"), -EEXIST);
+	cr_expect(strstr(err.text, "n-a") != NULL, "%s", err.text);
+	cr_expect_eq(count_layers(), layers);
+	cr_expect_not(there_is("n"));
+	end();
+}
+
+/* CL-5, T25: whatever goes above and beside it. */
+Test(sim_clone, keeps_what_it_stands_on_until_it_goes)
+{
+	size_t layers, files;
+
+	begin(1, SIZE);
+	write_path("a/d0", 10, 0, 8 * BLOCK);
+	must(snapshot("s1") == 0);
+	write_path("a/d0", 20, 8 * BLOCK, 8 * BLOCK);
+	must(snapshot("s2") == 0);
+	write_path("a/d0", 30, 0, 16 * BLOCK);
+	layers = count_layers();
+	files = count_files();
+	must(clone_to("c", "s2", "n") == 0);
+	write_path("n-a/d0", 40, 0, BLOCK);
+	cr_expect_eq(eng_store_delete_disk(store, "a", "d0", &err), -EBUSY);
+	must(delete_snapshot("s1") == 0 && delete_snapshot("s2") == 0);
+	cr_expect_eq(eng_store_delete_disk(store, "a", "d0", &err), -EBUSY);
+	cr_expect(strstr(err.text, "n-a/d0") != NULL, "%s", err.text);
+	close_store();
+	expect_sound();
+	open_store();
+	cr_expect(path_holds("n-a/d0", 40, 0, BLOCK));
+	cr_expect(path_holds("n-a/d0", 10, BLOCK, 7 * BLOCK));
+	cr_expect(path_holds("n-a/d0", 20, 8 * BLOCK, 8 * BLOCK));
+	cr_expect_eq(count_layers(), layers + 1);
+	must(eng_store_delete_disk(store, "n-a", "d0", &err) == 0);
+	cr_expect_eq(count_layers(), layers);
+	cr_expect_eq(count_files(), files);
+	cr_expect(path_holds("a/d0", 30, 0, 16 * BLOCK));
+	must(eng_store_delete_disk(store, "a", "d0", &err) == 0);
+	cr_expect_eq(count_files(), 0);
+	end();
+}
+
+/* GB-1: the origin was reverted past it: only the clone holds the branch, and takes it along. */
+Test(sim_clone, takes_along_what_it_alone_held)
+{
+	struct eng_revert how = {.collection = "c", .name = "s1"};
+	struct eng_revert_result res;
+	size_t layers;
+
+	begin(1, SIZE);
+	write_path("a/d0", 10, 0, 8 * BLOCK);
+	must(snapshot("s1") == 0);
+	layers = count_layers();
+	write_path("a/d0", 20, 0, 8 * BLOCK);
+	must(snapshot("s2") == 0);
+	must(clone_to("c", "s2", "n") == 0);
+	must(eng_store_revert(store, &how, &err, &res) == 0);
+	free(res.untouched);
+	must(delete_snapshot("s2") == 0);
+	cr_expect(path_holds("n-a/d0", 20, 0, 8 * BLOCK));
+	cr_expect(path_holds("a/d0", 10, 0, 8 * BLOCK));
+	must(eng_store_delete_disk(store, "n-a", "d0", &err) == 0);
+	cr_expect_eq(count_layers(), layers, "s2's layer has gone with it");
+	end();
+}
+
+static size_t chain_length(const char *vm)
+{
+	struct cat_layer *chain = NULL;
+	struct cat_disk row;
+	size_t n = 0;
+
+	must(eng_catalog_get_disk(store->catalog, vm, "d0", &row) == 0);
+	must(eng_catalog_chain(store->catalog, &row.head, &chain, &n) == 0);
+	free(chain);
+	return n;
+}
+
+/*
+ * CL-4: layers under the origin and two clones, all three attached and read all the time, one of them
+ * by nobody else; then nobody uses the inputs.
+ */
+Test(sim_clone, layers_of_several_disks_are_folded_under_all_of_them)
+{
+	begin_in("/dev/shm");
+	options.no_folds = true;
+	open_store();
+	make_collection("c", "a");
+	make_disk(0, SIZE, 0);
+	for (unsigned i = 0; i < 6; i++) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "s%u", i);
+		write_path("a/d0", 10 + i, i * 4 * BLOCK, 8 * BLOCK);
+		must(snapshot(name) == 0);
+	}
+	must(clone_to("c", "s5", "n") == 0 && clone_to("c", "s5", "m") == 0);
+	for (unsigned i = 0; i < 5; i++) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "s%u", i);
+		must(delete_snapshot(name) == 0);
+	}
+	cr_expect_eq(chain_length("n-a"), 7);
+	close_store();
+	options.no_folds = false;
+	open_store();
+	eng_folder_set_rate(store->folder, 0);
+	attach(0, 0);
+	attach_as(1, "n-a/d0", 1);
+	must(do_write(1, 50, 0, BLOCK) == 0);
+	turn_until(chain_length("n-a") <= 3 && count_files() <= 5);
+	for (unsigned i = 0; i < 5; i++) {
+		cr_expect(holds(0, 10 + i, i * 4 * BLOCK, 4 * BLOCK), "write %u", i);
+		cr_expect(holds(1, i ? 10 + i : 50, i * 4 * BLOCK, i ? 4 * BLOCK : BLOCK));
+	}
+	cr_expect(holds(1, 10, BLOCK, 3 * BLOCK));
+	attach_as(2, "m-a/d0", 0);
+	cr_expect(holds(2, 15, 5 * 4 * BLOCK, 8 * BLOCK));
+	for (unsigned i = 0; i < 3; i++)
+		detach(i);
+	cr_expect_leq(chain_length("a"), 3, "base, the folded one, the head");
+	end();
+}
+
+/* FO-5, CL-4: a reader of a clone's snapshot reads what the origin's fold would take away. */
+Test(sim_clone, a_reader_of_one_holds_up_the_folds_of_all)
+{
+	struct eng_disk *view;
+	struct cat_job none = {.state = 0};
+	bool marked;
+	size_t n;
+
+	begin_in("/dev/shm");
+	options.no_folds = false;
+	open_store();
+	eng_folder_set_rate(store->folder, 0);
+	make_collection("c", "a");
+	make_disk(0, SIZE, 0);
+	for (unsigned i = 0; i < 3; i++) {
+		char name[8];
+
+		snprintf(name, sizeof(name), "s%u", i);
+		write_path("a/d0", 10 + i, i * BLOCK, BLOCK);
+		must(snapshot(name) == 0);
+	}
+	must(clone_to("c", "s2", "n") == 0);
+	{
+		struct shot s;
+
+		must(shot_check("n", "t", 10 * SECOND, &s) == 0);
+		shot_launch(&s);
+		must(shot_end(&s) == 0);
+	}
+	must(eng_store_attach(store, queue[0], "n@t/n-a/d0", ENG_ATTACH_READ_ONLY, &err, &view) ==
+	     0);
+	n = chain_length("n-a");
+	must(delete_snapshot("s0") == 0 && delete_snapshot("s1") == 0);
+	turn_for(7 * SECOND);
+	cr_expect_eq(chain_length("n-a"), n, "nothing is folded under the reader");
+	cr_expect(disk_holds(view, 11, BLOCK, BLOCK));
+	must(eng_store_detach(view) == 0);
+	turn_until(chain_length("n-a") < n);
+	must(eng_store_delete_snapshot(store, "n", "t", &none, &marked, &err) == 0);
+	cr_expect(path_holds("n-a/d0", 12, 2 * BLOCK, BLOCK));
+	cr_expect(path_holds("n-a/d0", 10, 0, BLOCK));
+	end();
+}
+
+/* CL-3: each call that may fail, once: no clone, or a whole one. */
+Test(sim_clone, a_failure_anywhere_leaves_all_of_it_or_nothing)
+{
+	bool done = false;
+
+	for (uint64_t nth = 0; !done; nth++) {
+		struct eng_fault_rule rule = {.ops = (1u << ENG_FAULT_OPS) - 1,
+					      .skip = nth,
+					      .error = -EIO};
+		int r, id;
+
+		begin(2, SIZE);
+		write_path("a/d0", 10, 0, BLOCK);
+		write_path("a/d1", 11, 0, BLOCK);
+		must(snapshot("s1") == 0);
+		id = eng_fault_add(fault, &rule);
+		r = clone_to("c", "s1", "n");
+		done = eng_fault_struck(fault, id) == 0;
+		eng_fault_clear(fault);
+		if (!eng_catalog_poisoned(store->catalog))
+			cr_expect_eq(there_is("n"), r == 0, "call %llu", (unsigned long long)nth);
+		close_store();
+		open_store();
+		if (there_is("n")) {
+			cr_expect(path_holds("n-a/d0", 10, 0, BLOCK));
+			cr_expect(path_holds("n-a/d1", 11, 0, BLOCK));
+		}
+		write_path("a/d0", 20, 0, BLOCK);
+		close_store();
+		finish();
+	}
+}
+
+/* P2 of a clone: at whichever event, over all disks. */
+Test(sim_clone, power_may_fail_at_any_event)
+{
+	struct eng_io *own_machine;
+	struct eng_fault *own_fault;
+	uint64_t first, last, done;
+	struct eng_record *rec;
+
+	begin_in("/dev/shm");
+	open_store();
+	make_collection("c", "a");
+	make_disk(0, SIZE, 0);
+	make_disk(1, SIZE, 0);
+	close_store();
+	eng_fault_destroy(fault);
+	must(eng_record_create(machine, dir, &rec) == 0);
+	use_io(eng_record_io(rec));
+	open_store();
+	write_path("a/d0", 10, 0, BLOCK);
+	write_path("a/d1", 11, 0, BLOCK);
+	must(snapshot("s1") == 0);
+	first = eng_record_index(rec);
+	must(clone_to("c", "s1", "n") == 0);
+	done = eng_record_index(rec);
+	close_store();
+	last = eng_record_index(rec);
+	own_machine = machine;
+	own_fault = fault;
+	for (uint64_t index = first; index <= last; index++) {
+		char store_dir[192];
+
+		enter_power_loss(rec, index, index * 5, store_dir);
+		cr_expect(there_is("n") || index < done, "event %llu: gone",
+			  (unsigned long long)index);
+		if (there_is("n")) {
+			cr_expect(path_holds("n-a/d0", 10, 0, BLOCK));
+			cr_expect(path_holds("n-a/d1", 11, 0, BLOCK));
+			write_path("n-a/d0", 20, 0, BLOCK);
+		}
+		cr_expect(path_holds("a/d0", 10, 0, BLOCK));
+		close_store();
+		expect_sound();
+		open_store();
+		leave_power_loss(store_dir);
+	}
+	machine = own_machine;
+	fault = own_fault;
+	eng_fault_destroy(fault);
+	eng_record_destroy(rec);
+	eng_io_destroy(machine);
+	must(eng_record_remove_tree(root) == 0);
+}
