@@ -112,12 +112,16 @@ static int64_t create_disk(struct api_call *call)
 			   VMIMG_KIND_DISK);
 }
 
+/* Shrink allows it, and is no more than that: a larger size is a grow all the same. */
 static int64_t resize_disk(struct api_call *call)
 {
-	return answer_made(call,
-			   vmimg_disk_resize(call->svc, api_call_text(call, 0),
-					     api_call_number(call, 1), &call->error),
-			   VMIMG_KIND_DISK);
+	const char *disk = api_call_text(call, 0);
+	uint64_t size = api_call_number(call, 1);
+	int64_t code = vmimg_disk_resize(call->svc, disk, size, &call->error);
+
+	if (code == -EINVAL && api_call_bool(call, 2))
+		code = vmimg_disk_shrink(call->svc, disk, size, &call->error);
+	return answer_made(call, code, VMIMG_KIND_DISK);
 }
 
 static int64_t delete_disk(struct api_call *call)
@@ -272,7 +276,9 @@ const struct api_method api_element_methods[] = {
 	  BOOL("InPlace"),
 	  BOOL("Independent"),
 	  {.name = "BlockSize", .type = API_NUMBER, .min = 4096, .max = 65536}}},
-	{"ResizeDisk", resize_disk, {TEXT("Disk", true), NUMBER("Size", true, INT64_MAX)}},
+	{"ResizeDisk",
+	 resize_disk,
+	 {TEXT("Disk", true), NUMBER("Size", true, INT64_MAX), BOOL("Shrink")}},
 	{"DeleteDisk", delete_disk, {TEXT("Disk", true)}},
 	{"DefineCollection",
 	 define_collection,

@@ -4,10 +4,12 @@
  * thread.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "api/event.h"
+#include "engine/shrink.h"
 #include "format/layer.h"
 
 struct disk_name {
@@ -105,6 +107,39 @@ int vmimg_disk_delete(struct vmimg_service *svc, const char *disk, struct vmimg_
 	return 0;
 }
 
+static void tell_resized(struct vmimg_service *svc, const char *disk, uint64_t size)
+{
+	if (api_events_wanted(svc->events))
+		api_event_post(svc->events, "disk",
+			       json_pack("{s:s, s:s, s:I}", "change", "resized", "name", disk,
+					 "size", (json_int_t)size));
+}
+
+int vmimg_disk_shrink(struct vmimg_service *svc, const char *disk, uint64_t size,
+		      struct vmimg_error *err)
+{
+	struct fmt_error why = {""};
+	struct disk_name name;
+	bool marked = false;
+	int r = check_arguments(svc, disk, err, &name);
+	size_t len;
+
+	if (r == 0)
+		r = check_size(disk, size, err);
+	if (r < 0)
+		return r;
+	r = eng_store_shrink_disk(svc->store, name.vm, name.disk, size, &marked, &why);
+	if (r < 0)
+		api_fail_why(err, r, &why, disk);
+	else
+		tell_resized(svc, disk, size);
+	len = err && r < 0 && marked ? strlen(err->message) : 0;
+	if (len)
+		snprintf(err->message + len, sizeof(err->message) - len,
+			 "; it goes on when the store is opened anew");
+	return r;
+}
+
 int vmimg_disk_resize(struct vmimg_service *svc, const char *disk, uint64_t size,
 		      struct vmimg_error *err)
 {
@@ -119,9 +154,6 @@ int vmimg_disk_resize(struct vmimg_service *svc, const char *disk, uint64_t size
 	r = eng_store_resize_disk(svc->store, name.vm, name.disk, size, &why);
 	if (r < 0)
 		return api_fail_why(err, r, &why, disk);
-	if (api_events_wanted(svc->events))
-		api_event_post(svc->events, "disk",
-			       json_pack("{s:s, s:s, s:I}", "change", "resized", "name", disk,
-					 "size", (json_int_t)size));
+	tell_resized(svc, disk, size);
 	return 0;
 }

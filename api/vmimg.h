@@ -195,6 +195,14 @@ VMIMG_API int vmimg_disk_delete(struct vmimg_service *svc, const char *disk,
 VMIMG_API int vmimg_disk_resize(struct vmimg_service *svc, const char *disk, uint64_t size,
 				struct vmimg_error *err);
 
+/*
+ * Cuts the disk off at @size, a multiple of its block size: what was beyond is gone from it, and zeros
+ * when it grows again; snapshots keep their sizes and content (spec/space.md RZ-*). -EINVAL: not
+ * smaller; -EBUSY: attached, or a snapshot is being created.
+ */
+VMIMG_API int vmimg_disk_shrink(struct vmimg_service *svc, const char *disk, uint64_t size,
+				struct vmimg_error *err);
+
 /* --- collections (Msvm_CollectionManagementService) --- */
 /*
  * These complete at once: 0 or a vendor code 32768..32779, never 4096, and no job. @name NULL or "":

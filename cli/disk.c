@@ -102,18 +102,25 @@ static int run_show(struct cli *cli, int argc, char **argv)
 static int run_resize(struct cli *cli, int argc, char **argv)
 {
 	struct cli_session *s = NULL;
+	bool shrink = false;
+	const struct cli_option options[] = {
+		{"shrink", 0, CLI_FLAG, &shrink, NULL,
+		 "cut it off: what is beyond SIZE is lost, but for its snapshots"},
+		{0},
+	};
 	json_t *made = NULL;
 	uint64_t size;
 	int status;
 
-	cli_parse(cli, NULL, argc, argv);
+	cli_parse(cli, options, argc, argv);
 	size = cli_size_argument(cli, "SIZE", argv[1]);
 	if (size > INT64_MAX)
 		cli_usage_error(cli, "SIZE: too large");
 	if (cli_begin(cli, NULL, &s))
 		return CLI_FAILURE;
 	status = cli_call(s, "ResizeDisk",
-			  json_pack("{s:s, s:I}", "Disk", argv[0], "Size", (json_int_t)size),
+			  json_pack("{s:s, s:I, s:b}", "Disk", argv[0], "Size", (json_int_t)size,
+				    "Shrink", (int)shrink),
 			  &made);
 	return cli_end(cli, s, status ? status : cli_print_made(cli, made));
 }
@@ -134,7 +141,8 @@ const struct cli_verb cli_disk_verbs[] = {
 	 1, run_create, 0},
 	{"disk list", "[VM]", "List the disks", 0, 1, run_list, 0},
 	{"disk show", "VM/DISK", "Show a disk", 1, 1, run_show, 0},
-	{"disk resize", "VM/DISK SIZE", "Make a disk larger", 2, 2, run_resize, 0},
+	{"disk resize", "VM/DISK SIZE", "Make a disk larger, or with --shrink smaller", 2, 2,
+	 run_resize, 0},
 	{"disk delete", "VM/DISK", "Delete a disk that no snapshot holds", 1, 1, run_delete, 0},
 	{"disk read", "DISK [OFFSET [LENGTH]] >FILE",
 	 "Write a disk's or a snapshot's bytes to standard output", 1, 3, cli_disk_read, 0},

@@ -69,10 +69,23 @@ static int append_layer(struct eng_disk *disk, struct eng_layer *layer)
 	return 0;
 }
 
+/* RZ-2: of the disk, and of layers that were made when it was larger: what they hold there masks, too. */
+static uint64_t count_blocks(const struct eng_disk_spec *spec)
+{
+	uint64_t size = spec->size, one;
+
+	for (uint32_t i = 0; i < spec->nlayers; i++) {
+		one = spec->layers[i]->kind == FMT_KIND_OVERLAY
+			      ? atomic_load(&spec->layers[i]->size)
+			      : 0;
+		size = one > size ? one : size;
+	}
+	return (size + (1ull << spec->block_bits) - 1) >> spec->block_bits;
+}
+
 int eng_disk_create(const struct eng_disk_spec *spec, struct fmt_error *err, struct eng_disk **ret)
 {
 	struct eng_disk *disk = calloc(1, sizeof(*disk));
-	uint64_t bs = 1ull << spec->block_bits;
 	int r = -ENOMEM;
 
 	if (!disk)
@@ -85,7 +98,7 @@ int eng_disk_create(const struct eng_disk_spec *spec, struct fmt_error *err, str
 	disk->id = spec->id;
 	disk->size = spec->size;
 	disk->block_bits = spec->block_bits;
-	disk->blocks = (spec->size + bs - 1) >> spec->block_bits;
+	disk->blocks = count_blocks(spec);
 	disk->read_only = spec->read_only;
 	disk->verify = true;
 	disk->log_bound = spec->log_bound ? spec->log_bound : LOG_BOUND;
@@ -309,9 +322,14 @@ static void msg_grow(struct eng_msg *msg)
 	struct eng_disk *disk = (struct eng_disk *)((char *)msg -
 						    offsetof(struct eng_disk, grow.msg));
 	uint64_t bs = 1ull << disk->block_bits;
+	uint64_t blocks = (disk->grow.size + bs - 1) >> disk->block_bits;
 
-	disk->blocks = (disk->grow.size + bs - 1) >> disk->block_bits;
-	free(eng_map_grow(disk->map, disk->blocks, disk->grow.table));
+	if (blocks > disk->blocks) {
+		disk->blocks = blocks;
+		free(eng_map_grow(disk->map, blocks, disk->grow.table));
+	} else { /* it was that large before */
+		free(disk->grow.table);
+	}
 	if (disk->grow.base_bytes)
 		disk->layers[0]->base_bytes = disk->grow.base_bytes;
 	atomic_store(&disk->size, disk->grow.size);

@@ -48,7 +48,7 @@ struct eng_disk {
 	void *owner;
 	struct fmt_uuid id;
 	_Atomic uint64_t size; /* bytes; written by the worker, read by any thread */
-	uint64_t blocks;
+	uint64_t blocks; /* that the map knows of: the disk's, or more where it was larger once (RZ-2) */
 	uint32_t block_bits;
 	bool read_only;
 	bool verify; /* check sealed data against its checksums */

@@ -271,7 +271,10 @@ static int set_up(struct fold *f, struct fmt_error *err)
 	eng_store_new_id(store, &b->spec.layer);
 	b->spec.parent = f->rows[0].parent;
 	b->spec.generation = fmt_uuid_is_none(&b->spec.parent) ? 0 : row->generation;
-	b->spec.size = top->size;
+	for (size_t i = 0; i < f->count;
+	     i++) /* RZ-2: also what a smaller one above does not reach */
+		if (f->inputs[i]->hdr.size > b->spec.size)
+			b->spec.size = f->inputs[i]->hdr.size;
 	b->spec.block_bits = top->block_bits;
 	b->spec.direct = store->direct;
 	b->spec.path = eng_store_layer_path(store, &b->spec.layer, "vmo");

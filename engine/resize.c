@@ -29,7 +29,10 @@ struct resize {
 
 static void edit_size(struct fmt_header *hdr, void *arg)
 {
-	hdr->size = *(uint64_t *)arg;
+	uint64_t size = *(uint64_t *)arg;
+
+	if (size > hdr->size) /* LH-11 */
+		hdr->size = size;
 }
 
 /* The worker would wait for itself. */
@@ -97,7 +100,7 @@ static int check(struct resize *rs, struct fmt_error *err)
 		return fmt_fail(err, -EBUSY, "%s/%s: its thread has not seen the last resize yet",
 				row->vm_name, row->name);
 	if (rs->size < row->size)
-		return fmt_fail(err, -EINVAL, "%s/%s: cannot shrink from %llu to %llu bytes",
+		return fmt_fail(err, -EINVAL, "%s/%s: does not shrink from %llu to %llu bytes unless told to",
 				row->vm_name, row->name, (unsigned long long)row->size,
 				(unsigned long long)rs->size);
 	r = eng_entry_tail(rs->entry, row, err, &rs->head);

@@ -12,6 +12,7 @@
 
 #include "engine/cut.h"
 #include "engine/fold.h"
+#include "engine/shrink.h"
 #include "engine/snapshot.h"
 
 #define THREADS 3u /* one is always free for what a guest waits for */
@@ -244,6 +245,8 @@ int eng_store_open(struct eng_io *io, const char *dir, const struct eng_store_op
 			    &store->pool);
 	if (r == 0)
 		r = eng_store_recover(store, err);
+	if (r == 0)
+		r = eng_store_finish_shrink(store, err); /* RZ-3 */
 	if (r == 0)
 		r = eng_catalog_fact_set(store->catalog, "clean", "0");
 	if (r == 0)

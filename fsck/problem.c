@@ -103,7 +103,7 @@ static const struct {
 	[PR_HEAD_STATE] = {"CU-18", C, N, "the disk's head is not active in the catalog"},
 	[PR_HEAD_FROZEN] = {"LH-12", C, N, "the disk's head is frozen"},
 	[PR_SIZE_SMALLER] = {"AT-6", C, C, "the layer is smaller than its disk"},
-	[PR_SIZE_LARGER] = {"AT-6", N, N, "a resize did not commit"},
+	[PR_SIZE_LARGER] = {"AT-6", N, N, "a resize did not commit, or the disk was made smaller"},
 	[PR_SNAPSHOT_UNFINISHED] = {"RV-7", L, N, "what is left of a snapshot that is none"},
 	[PR_SNAPSHOT_COUNT] = {"CU-18", C, C, "the snapshot does not have the disks it says"},
 	[PR_SNAPSHOT_LAYER] = {"CU-18", C, C, "a disk of the snapshot has no layer of its own"},

@@ -198,6 +198,17 @@ static char *release_disk(struct srv_server *server, const json_t *request)
 	return reply_busy(request, errno_code(-EBUSY), disk);
 }
 
+/* One that is attached is not made smaller (RZ-4). */
+static char *release_shrunk(struct srv_server *server, const json_t *request)
+{
+	const json_t *params = json_object_get(request, "params");
+	const char *disk = param(request, "Disk");
+
+	if (json_is_true(json_object_get(params, "Shrink")) && disk && *disk)
+		srv_exports_release(server->exports, disk);
+	return NULL;
+}
+
 static char *release_snapshot(struct srv_server *server, const json_t *request)
 {
 	const char *snapshot = param(request, "AffectedSnapshotCollection");
@@ -337,7 +348,7 @@ static const struct hook {
 } hooks[] = {
 	{"CreateDisk", NULL, follow_disk},
 	{"DeleteDisk", release_disk, follow_disk},
-	{"ResizeDisk", NULL, tell_resized},
+	{"ResizeDisk", release_shrunk, tell_resized},
 	{"DestroySnapshot", release_snapshot, NULL},
 	{"PruneSnapshots", release_unused, NULL},
 	{"ConvertToReferencePoint", release_snapshot, NULL},

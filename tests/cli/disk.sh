@@ -77,3 +77,21 @@ dd if=piece of=model bs=64K seek=100 oflag=seek_bytes conv=notrunc status=none
 same model back "takes writes above it"
 is "$(sha256sum model.qcow2)" "$before" "and is never written itself"
 sound "the store is sound"
+
+# --- smaller, when told to (RZ) ---
+v vm create small && v disk create small/d --size=4M && v collection create cut small || die "disk"
+noise content 4194304
+"$VMIMG" disk write small/d 0 <content || die "write"
+ok "a snapshot" snapshot create cut@whole
+fails 1 "unless told to" "a disk does not shrink by accident" disk resize small/d 1M
+fails 1 '"EINVAL"' "nor to a part of a block" disk resize small/d 1000448 --shrink --output=json
+ok "it shrinks when told to" disk resize small/d 1M --shrink --output=json
+has size 1048576 "to that size"
+ok "and grows" disk resize small/d 2M --shrink
+head -c 1048576 content >expected
+head -c 1048576 /dev/zero >>expected
+"$VMIMG" disk read small/d >back
+same expected back "zeros are where something was"
+"$VMIMG" disk read cut@whole/small/d >back
+same content back "but for the snapshot"
+sound "the store is sound after it"
