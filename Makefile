@@ -204,6 +204,7 @@ BUDGETS := \
 	guest:50:600 \
 	sim:30:3600 \
 	sim/life:30:7200 \
+	sim/life_loss:30:7200 \
 	crash:90:3600
 
 T ?=

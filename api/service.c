@@ -106,7 +106,7 @@ static void service_destroy(struct vmimg_service *svc)
 		return;
 	api_events_destroy(svc->events);
 	api_reports_free(svc);
-	eng_io_destroy(svc->io);
+	eng_io_destroy(svc->own_io);
 	free_words(svc->lease_argv);
 	pthread_cond_destroy(&svc->job_ended);
 	pthread_mutex_destroy(&svc->lock);
@@ -114,8 +114,8 @@ static void service_destroy(struct vmimg_service *svc)
 	free(svc);
 }
 
-int vmimg_open(const char *dir, const struct vmimg_options *options, struct vmimg_error *err,
-	       struct vmimg_service **ret)
+int api_open(struct eng_io *io, const char *dir, const struct vmimg_options *options,
+	     struct vmimg_error *err, struct vmimg_service **ret)
 {
 	static const char *const default_lease[] = {"vmimg", "lease", NULL};
 	struct vmimg_service *svc = NULL;
@@ -129,8 +129,9 @@ int vmimg_open(const char *dir, const struct vmimg_options *options, struct vmim
 	if (r < 0)
 		return r;
 	svc = service_create();
-	r = svc ? eng_io_posix_create(&svc->io) : -ENOMEM;
+	r = !svc ? -ENOMEM : io ? 0 : eng_io_posix_create(&svc->own_io);
 	if (r == 0) {
+		svc->io = io ? io : svc->own_io;
 		svc->lease_argv = copy_words(o.lease_argv && o.lease_argv[0] ? o.lease_argv
 									     : default_lease);
 		r = svc->lease_argv ? 0 : -ENOMEM;
@@ -174,6 +175,12 @@ int vmimg_open(const char *dir, const struct vmimg_options *options, struct vmim
 out:
 	service_destroy(svc);
 	return r;
+}
+
+int vmimg_open(const char *dir, const struct vmimg_options *options, struct vmimg_error *err,
+	       struct vmimg_service **ret)
+{
+	return api_open(NULL, dir, options, err, ret);
 }
 
 int vmimg_close(struct vmimg_service *svc)

@@ -26,7 +26,7 @@ struct api_report;
 struct api_thaw_batch;
 
 struct vmimg_service {
-	struct eng_io *io;
+	struct eng_io *io, *own_io; /* what it runs on; the same, where it made that */
 	struct eng_store *store;
 	_Atomic unsigned queues;
 	char **lease_argv; /* NULL-ended, ours */
@@ -52,6 +52,10 @@ struct vmimg_service {
 	bool thaw_stop;
 	struct api_thaw_batch *thaw_new, *thaw_now;
 };
+
+/* vmimg_open() on another machine: @io, borrowed, or NULL for this one. For tests. */
+int api_open(struct eng_io *io, const char *dir, const struct vmimg_options *options,
+	     struct vmimg_error *err, struct vmimg_service **ret);
 
 /* --- errors (error.c) --- */
 /* Fill *@err, NULL being fine, and return @code. The text keeps to 255 bytes of printable UTF-8. */

@@ -113,6 +113,7 @@ static const struct {
 	[PR_BOUNDARY_STRAY] = {"BD-3", C, N, "a boundary of a snapshot that is none"},
 	[PR_BOUNDARY_UNKNOWN] = {"BD-3", C, C,
 				 "a boundary of a snapshot that the catalog never knew"},
+	[PR_BOUNDARY_LEFT] = {"BD-3", C, N, "a boundary that a revert left which did not commit"},
 };
 
 /* "N more" of what was not shown at the place that is left. */

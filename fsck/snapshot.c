@@ -114,6 +114,9 @@ static void check_stray(const struct fsck_store *s, const struct fsck_node *n,
 	else if (state == CAT_SNAPSHOT_COMPLETE)
 		fsck_found(s->f, PR_SNAPSHOT_BOUNDARY, "the catalog says it is not of snapshot %s",
 			   id);
+	else if (state == 0 &&
+		 n->state == CAT_LAYER_ACTIVE) /* AS-5, RV-7: the next open clears it */
+		fsck_found(s->f, PR_BOUNDARY_LEFT, "%s", id);
 	else if (state == 0)
 		fsck_found(s->f, PR_BOUNDARY_UNKNOWN, "%s", id);
 	else

@@ -26,12 +26,16 @@
 #define LIFE_GROUPS   4u /* collections */
 #define LIFE_DISKS    16u
 #define LIFE_SNAPS    16u
+#define LIFE_POINTS   6u /* reference points */
 #define LIFE_MEMBERS  8u
 #define LIFE_WRITES   4u   /* in flight */
 #define LIFE_WRITE    128u /* units, at most */
 #define LIFE_STATES   256u
-#define LIFE_WINDOW   8192u
+#define LIFE_WINDOW   2048u
+#define LIFE_LOOSE    512u
+#define LIFE_COUNTS   40u
 #define LIFE_NAME     40u
+#define LIFE_UNKNOWN  UINT32_MAX /* a unit of a reference point: it was being written */
 
 /* What a disk or a member of a snapshot holds: the number of the write for each unit; 0: zeros. */
 struct life_state {
@@ -45,6 +49,7 @@ struct life_disk {
 	uint32_t group;
 	uint64_t size;
 	uint32_t state;
+	uint32_t durable; /* what a power loss leaves at least; loss only */
 };
 
 struct life_member {
@@ -58,6 +63,8 @@ struct life_snap {
 	bool there;
 	uint32_t group;
 	uint16_t type;
+	bool held, automatic;
+	uint32_t born; /* order of the cuts */
 	char name[LIFE_NAME];
 	uint32_t count;
 	struct life_member member[LIFE_MEMBERS];
@@ -70,7 +77,7 @@ struct life_group {
 
 /* A write whose outcome is not known yet. */
 struct life_write {
-	bool busy;
+	bool busy, flushing;
 	uint32_t disk, at, count, number;
 };
 
@@ -80,12 +87,19 @@ enum life_kind {
 	LIFE_SNAPSHOT, /* snap */
 	LIFE_DELETE,   /* snap */
 	LIFE_RESIZE,   /* disk, size */
+	LIFE_HOLD,     /* snap: to be held, or let go of */
+	LIFE_PRUNE,    /* group, keep */
+	LIFE_REVERT,   /* snap; kept: of what was left, or -1 */
+	LIFE_CONVERT,  /* snap, point */
+	LIFE_POINT,    /* point */
+	LIFE_UNPOINT,  /* point */
 	LIFE_KINDS,
 };
 
 struct life_op {
 	enum life_kind kind;
-	uint32_t snap, disk, group;
+	uint32_t snap, disk, group, keep, point;
+	int kept;
 	uint64_t size;
 	char name[LIFE_NAME];
 	/* The writes that were under way at some time of it: in or out of what it captures. */
@@ -99,19 +113,25 @@ struct life_world {
 	char dir[96], store[112];
 	uint64_t steps, goal; /* of this store */
 	uint64_t all;         /* of all stores */
-	uint32_t epoch, kills, number, names;
-	uint64_t counts[32]; /* of steps of each kind */
-	uint64_t compared;   /* units */
-	bool may_die;        /* the process has set out to kill itself */
-	bool died;           /* the last process did */
-	bool ended;          /* the store's life is over */
-	char doing[160], why[1024];
+	uint32_t epoch, kills, number, names, births;
+	uint64_t counts[LIFE_COUNTS]; /* of steps of each kind */
+	uint64_t compared;            /* units */
+	uint64_t size_max;            /* of a disk */
+	bool mortal;                  /* processes kill themselves now and then */
+	bool loss;                    /* it is the host that dies: what was not flushed may go */
+	bool may_die;                 /* the process has set out to kill itself */
+	bool died;                    /* the last process did */
+	bool ended;                   /* the store's life is over */
+	char doing[300], why[1024];
 	struct life_group group[LIFE_GROUPS];
 	struct life_disk disk[LIFE_DISKS];
 	struct life_snap snap[LIFE_SNAPS];
+	struct life_snap point[LIFE_POINTS]; /* what it would hold, were it a snapshot */
 	struct life_write write[LIFE_WRITES];
+	uint32_t loose_count;
+	struct life_write loose[LIFE_LOOSE]; /* acknowledged, not flushed; oldest first; loss only */
 	struct life_op op;
-	struct life_state state[LIFE_STATES];
+	struct life_state state[LIFE_STATES]; /* last: see life_world_copy() */
 };
 
 /* This process's hands on the store. */
@@ -128,6 +148,13 @@ struct life {
 
 extern struct life_world *world;
 extern struct life life;
+/*
+ * Told when a request or an operation has been noted in the world and before it begins; or NULL. The world
+ * as it is at a call tells all that a death may leave until the next.
+ */
+extern void (*life_touched)(bool operation);
+extern void (*life_failed)(
+	void); /* told when world->why has been written, before the end; or NULL */
 
 /* --- the model (life_model.c) --- */
 uint32_t life_pick(uint32_t below);
@@ -150,14 +177,49 @@ int life_some_disk(void);
 int life_some_snap(void);
 int life_some_group(void);
 int life_free_snap(void);
+int life_some_point(void);
+int life_free_point(void);
 int life_free_disk(void);
 void life_new_name(char name[LIFE_NAME], const char *what);
 const char *life_disk_name(uint32_t disk);                /* "vm/disk" */
 const char *life_snap_name(const struct life_snap *snap); /* "collection@snapshot" */
 const char *life_member_name(const struct life_snap *snap, uint32_t member);
 void life_snap_forget(struct life_snap *snap);
+/* What a snapshot, or a point, of @group would hold now; its name begins with @what. */
+void life_draw(struct life_snap *snap, uint32_t group, const char *what);
+/* Notes one member more: what the disk holds now. */
+void life_draw_disk(struct life_snap *snap, uint32_t disk);
+/* Writes from now on may or may not be in what is captured. */
+void life_open_window(void);
+/* The op is about to begin: world->op says what of. */
+void life_op_begin(enum life_kind kind);
 /* The op ended, whatever came of it. */
 void life_op_end(void);
+/* What the disk holds is durable. */
+void life_all_durable(uint32_t disk);
+/* Bytes of a copy of the world; the copy, and the world of it. */
+size_t life_world_size(void);
+void life_world_copy(void *to);
+void life_world_restore(const void *from);
+
+/* --- the store (life_store.c) --- */
+/* @machine: NULL, or what the service is to run on. Waits for the last requests of one that died. */
+void life_open(struct eng_io *machine);
+void life_close(void);
+/* The first store: two VMs with disks of all kinds, a collection. */
+void life_make(struct eng_io *machine);
+/* The checker finds no corruption, with @leaks_too no leak either. @machine: NULL or as above. */
+void life_sound(struct eng_io *machine, bool leaks_too);
+/* Everything that keeps anything goes, in any order; the disks come to two layers and a base each. */
+void life_let_go(void);
+
+/* --- steps (life_step.c) --- */
+void life_step(void);
+/* This process will not live longer than that. */
+void life_die_within(uint32_t us);
+size_t life_op_count(void);
+const char *life_op_name(size_t op);
+uint64_t life_op_times(const uint64_t counts[LIFE_COUNTS], size_t op);
 
 /* --- requests (life_io.c) --- */
 void life_attach(uint32_t disk);
@@ -194,6 +256,24 @@ void life_delete(void);
 void life_resize(void);
 void life_folds(void);
 void life_reattach(void);
+/* Until the job has ended, which it must do well unless it was cancelled or a roll went first. */
+bool life_wait_for_job(struct vmimg_job *job, bool load, bool cancel);
+/* --- change tracking (life_track.c) --- */
+void life_diff(void);
+
+/* --- branches (life_branch.c) --- */
+void life_revert(void);
+void life_recover_revert(void);
+
+/* --- keeping and letting go (life_keep.c) --- */
+void life_hold(void);
+void life_release(struct life_snap *snap);
+void life_prune(void);
+void life_recover_hold(void);
+void life_recover_prune(void);
+
+/* --- after a death (life_ops.c) --- */
+bool life_snap_is_listed(const struct life_snap *snap);
 /* What the store must be like after the death of a process. */
 void life_recover(void);
 /* The lists agree with the model. */

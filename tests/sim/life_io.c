@@ -44,6 +44,7 @@ void life_detach(uint32_t disk)
 	r = vmimg_disk_detach(life.disk[disk]);
 	life_must(r == 0, "detach %s: %d", life_disk_name(disk), r);
 	life.disk[disk] = NULL;
+	life_all_durable(disk);
 }
 
 /* --- writes in flight --- */
@@ -70,6 +71,8 @@ static void complete(struct life_slot *slot, int result)
 		  life_disk_name(w->disk), w->number, w->count, w->at, result);
 	for (uint32_t i = 0; i < w->count; i++)
 		unit[w->at + i] = w->number;
+	if (world->loss)
+		world->loose[world->loose_count++] = *w;
 	atomic_signal_fence(memory_order_seq_cst);
 	w->busy = false;
 	slot->write = NULL;
@@ -173,6 +176,10 @@ void life_begin_write(void)
 		return;
 	if (world->op.window && world->op.window_count == LIFE_WINDOW)
 		return;
+	if (world->loose_count + LIFE_WRITES >= LIFE_LOOSE) {
+		life_flush();
+		return;
+	}
 	pick_range(&world->disk[disk], &at, &count);
 	if (is_being_written((uint32_t)disk, at, count))
 		return;
@@ -185,9 +192,29 @@ void life_begin_write(void)
 	w->busy = true;
 	if (world->op.window)
 		note_in_window(w);
+	if (life_touched)
+		life_touched(false);
 	life.slot[free].write = w;
 	world->steps++;
-	submit(&life.slot[free], op, life_chance(16) ? VMIMG_FUA : 0);
+	submit(&life.slot[free], op, !world->loss && life_chance(16) ? VMIMG_FUA : 0);
+}
+
+/* What was acknowledged before the flush began is durable when it has ended. */
+static void note_flushed(uint32_t disk)
+{
+	uint32_t *durable = world->state[world->disk[disk].durable].unit, kept = 0;
+
+	for (uint32_t i = 0; i < world->loose_count; i++) {
+		const struct life_write *w = &world->loose[i];
+
+		if (w->disk != disk || !w->flushing) {
+			world->loose[kept++] = *w;
+			continue;
+		}
+		for (uint32_t u = 0; u < w->count; u++)
+			durable[w->at + u] = w->number;
+	}
+	world->loose_count = kept;
 }
 
 void life_flush(void)
@@ -196,8 +223,12 @@ void life_flush(void)
 
 	if (disk < 0 || !life.disk[disk])
 		return;
+	for (uint32_t i = 0; i < world->loose_count; i++)
+		world->loose[i].flushing = world->loose[i].disk == (uint32_t)disk;
 	r = life_request(life.disk[disk], VMIMG_FLUSH, NULL, 0, 0);
 	life_must(r == 0, "%s: flush: %d", life_disk_name((uint32_t)disk), r);
+	if (world->loss)
+		note_flushed((uint32_t)disk);
 }
 
 int life_request(struct vmimg_disk *disk, uint8_t op, void *buf, uint64_t offset, uint64_t len)
@@ -379,13 +410,56 @@ static void settle(struct life_write *w)
 	}
 }
 
+/* Whether a power loss may have left this one there: acknowledged and not flushed, or in flight. */
+static bool may_be_left(uint32_t disk, uint32_t unit, uint32_t number)
+{
+	for (uint32_t i = 0; i < world->loose_count + LIFE_WRITES; i++) {
+		const struct life_write *w = i < LIFE_WRITES ? &world->write[i]
+							     : &world->loose[i - LIFE_WRITES];
+
+		if ((i >= LIFE_WRITES || w->busy) && w->disk == disk && w->number == number &&
+		    w->at <= unit && unit < w->at + w->count)
+			return true;
+	}
+	return false;
+}
+
+static void settle_loss(uint32_t disk)
+{
+	const uint32_t *durable = world->state[world->disk[disk].durable].unit;
+	uint32_t *unit = world->state[world->disk[disk].state].unit;
+	uint32_t units = life_units(world->disk[disk].size), found;
+	uint8_t *buf = malloc((size_t)units * LIFE_UNIT);
+	int r;
+
+	life_must(buf != NULL, "no memory");
+	r = life_request(life.disk[disk], VMIMG_READ, buf, 0, (uint64_t)units * LIFE_UNIT);
+	life_must(r == 0, "%s: read: %d", life_disk_name(disk), r);
+	for (uint32_t u = 0; u < units; u++) {
+		found = number_in(buf + (size_t)u * LIFE_UNIT, (uint64_t)u * LIFE_UNIT);
+		life_must(found == durable[u] || may_be_left(disk, u, found),
+			  "%s: sector %u holds write %u after a power loss, expected %u that was "
+			  "flushed, or a later one (the last was %u)",
+			  life_disk_name(disk), u, found, durable[u], unit[u]);
+		unit[u] = found;
+	}
+	free(buf);
+	world->compared += units;
+}
+
 void life_settle_writes(void)
 {
+	for (uint32_t i = 0; world->loss && i < LIFE_DISKS; i++)
+		if (world->disk[i].there)
+			settle_loss(i);
 	for (uint32_t i = 0; i < LIFE_WRITES; i++) {
-		if (world->write[i].busy)
+		if (world->write[i].busy && !world->loss)
 			settle(&world->write[i]);
 		world->write[i].busy = false;
 	}
+	for (uint32_t i = 0; world->loss && i < LIFE_DISKS; i++)
+		if (world->disk[i].there)
+			life_all_durable(i);
 }
 
 static bool is_in_window(uint32_t disk, uint32_t unit, uint32_t number)

@@ -17,39 +17,6 @@ static struct vmimg_error err;
 
 /* --- snapshots --- */
 
-/* The model's part of a snapshot of @group that is about to be taken. */
-static void draw_snap(struct life_snap *snap, uint32_t group)
-{
-	memset(snap, 0, sizeof(*snap));
-	snap->group = group;
-	life_new_name(snap->name, "s");
-	snap->type = life_chance(2) ? VMIMG_SNAPSHOT_RECOVERY : VMIMG_SNAPSHOT_STANDARD;
-	for (uint32_t i = 0; i < LIFE_DISKS; i++) {
-		const struct life_disk *d = &world->disk[i];
-		struct life_member *m = &snap->member[snap->count];
-
-		if (!d->there || d->group != group)
-			continue;
-		life_must(snap->count < LIFE_MEMBERS, "too many members");
-		snprintf(m->vm, sizeof(m->vm), "%s", d->vm);
-		snprintf(m->name, sizeof(m->name), "%s", d->name);
-		m->disk = i;
-		m->size = d->size;
-		m->state = life_state_copy(d->state);
-		snap->count++;
-	}
-}
-
-/* The window begins with what is in flight already. */
-static void open_window(void)
-{
-	world->op.window_count = 0;
-	for (uint32_t i = 0; i < LIFE_WRITES; i++)
-		if (world->write[i].busy)
-			world->op.windows[world->op.window_count++] = world->write[i];
-	world->op.window = true;
-}
-
 /* A roll at its bound goes before a create (RO-3), and one that was cancelled is none. */
 static bool may_fail(const struct vmimg_job_info *info, bool cancelled)
 {
@@ -57,7 +24,7 @@ static bool may_fail(const struct vmimg_job_info *info, bool cancelled)
 	       (info->job_state == VMIMG_JOB_EXCEPTION && info->error_code == VMIMG_V_IN_USE);
 }
 
-static bool wait_for_job(struct vmimg_job *job, bool load, bool cancel)
+bool life_wait_for_job(struct vmimg_job *job, bool load, bool cancel)
 {
 	uint32_t turns = life_pick(8);
 	struct vmimg_job_info info;
@@ -91,15 +58,15 @@ void life_snapshot(void)
 	if (!load)
 		life_quiet();
 	world->op.snap = (uint32_t)free;
-	draw_snap(snap, (uint32_t)group);
-	open_window();
-	world->op.kind = LIFE_SNAPSHOT;
+	life_draw(snap, (uint32_t)group, "s");
+	life_open_window();
+	life_op_begin(LIFE_SNAPSHOT);
 	snprintf(world->doing, sizeof(world->doing), "create %s", life_snap_name(snap));
 	snprintf(ref.name, sizeof(ref.name), "%s", snap->name);
 	r = vmimg_create_snapshot(life.svc, world->group[group].name, NULL, snap->type, &ref, &job,
 				  &err);
 	life_must(r == VMIMG_JOB_STARTED, "%s: %u, %s", world->doing, r, err.message);
-	made = wait_for_job(job, load, life_chance(8));
+	made = life_wait_for_job(job, load, life_chance(8));
 	vmimg_job_put(job);
 	world->op.window = false;
 	life_quiet();
@@ -125,10 +92,12 @@ static void delete_one(struct life_snap *snap, bool load)
 	snprintf(name, sizeof(name), "%s", life_snap_name(snap));
 	snprintf(world->doing, sizeof(world->doing), "delete %s", name);
 	world->op.snap = (uint32_t)(snap - world->snap);
-	world->op.kind = LIFE_DELETE;
+	life_op_begin(LIFE_DELETE);
 	r = life_beside(call_destroy, name, load);
-	life_must(r == VMIMG_OK, "delete %s: %u, %s", name, r, err.message);
-	life_snap_forget(snap);
+	life_must(r == (snap->held ? VMIMG_INVALID_STATE : VMIMG_OK), "delete %s%s: %u, %s", name,
+		  snap->held ? ", which is held" : "", r, err.message);
+	if (!snap->held)
+		life_snap_forget(snap);
 	life_op_end();
 }
 
@@ -163,14 +132,14 @@ void life_resize(void)
 	if (i < 0)
 		return;
 	a.size = world->disk[i].size + (1 + life_pick(400)) * LIFE_UNIT;
-	if (a.size > LIFE_SIZE_MAX)
+	if (a.size > world->size_max)
 		return;
 	snprintf(a.disk, sizeof(a.disk), "%s", life_disk_name((uint32_t)i));
 	snprintf(world->doing, sizeof(world->doing), "grow %s to %llu", a.disk,
 		 (unsigned long long)a.size);
 	world->op.disk = (uint32_t)i;
 	world->op.size = a.size;
-	world->op.kind = LIFE_RESIZE;
+	life_op_begin(LIFE_RESIZE);
 	r = life_beside(call_resize, &a, true);
 	life_must(r == 0, "grow %s to %llu: %u, %s", a.disk, (unsigned long long)a.size, r,
 		  err.message);
@@ -205,7 +174,7 @@ void life_reattach(void)
 
 /* --- what is there --- */
 
-static bool snap_is_listed(const struct life_snap *snap)
+bool life_snap_is_listed(const struct life_snap *snap)
 {
 	struct cat_snapshot row;
 
@@ -229,7 +198,8 @@ void life_check_lists(void)
 	for (uint32_t i = 0; i < LIFE_SNAPS; i++) {
 		const struct life_snap *snap = &world->snap[i];
 
-		life_must(!snap->there || snap_is_listed(snap), "%s is lost", life_snap_name(snap));
+		life_must(!snap->there || life_snap_is_listed(snap), "%s is lost",
+			  life_snap_name(snap));
 		expected += snap->there;
 	}
 	life_must(n == expected, "%zu snapshots, expected %u", n, expected);
@@ -241,7 +211,7 @@ static void recover_snapshot(void)
 {
 	struct life_snap *snap = &world->snap[world->op.snap];
 
-	if (snap_is_listed(snap)) {
+	if (life_snap_is_listed(snap)) {
 		life_settle_window(snap);
 		snap->there = true;
 	} else {
@@ -253,7 +223,9 @@ static void recover_delete(void)
 {
 	struct life_snap *snap = &world->snap[world->op.snap];
 
-	if (!snap_is_listed(snap))
+	life_must(!snap->held || life_snap_is_listed(snap), "%s was held and is gone",
+		  life_snap_name(snap));
+	if (!life_snap_is_listed(snap))
 		life_snap_forget(snap);
 }
 
@@ -275,6 +247,9 @@ void life_recover(void)
 	case LIFE_SNAPSHOT: recover_snapshot(); break;
 	case LIFE_DELETE: recover_delete(); break;
 	case LIFE_RESIZE: recover_resize(); break;
+	case LIFE_HOLD: life_recover_hold(); break;
+	case LIFE_PRUNE: life_recover_prune(); break;
+	case LIFE_REVERT: life_recover_revert(); break;
 	default: break;
 	}
 	life_op_end();
