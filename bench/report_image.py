@@ -5,9 +5,7 @@ report.py.
 
     report_image.py RESULTS.jsonl
 """
-import statistics, sys
-
-from report import Results, Table, at_least
+from report import at_least, report
 
 
 def rows(table, results):
@@ -24,21 +22,5 @@ def rows(table, results):
                   at_least(0))
 
 
-def main():
-    results = Results(sys.argv[1])
-    scale = results.scale
-    table = Table(results)
-    rows(table, results)
-    print(f'\n{scale["cpus"]} CPUs, Linux {scale["kernel"]}, {scale["file_system"]}, '
-          f'{scale["rounds"]} rounds: median (least - greatest).\n')
-    if scale['quick']:
-        print('**A quick run: it shows that everything runs; the figures mean nothing.**\n')
-    table.print()
-    verdicts = [row[-1] for row in table.rows if row[-1]]
-    print(f'\n{verdicts.count("yes")} of {len(verdicts)} bars met.')
-
-
 if __name__ == '__main__':
-    if len(sys.argv) != 2:
-        sys.exit('usage: report_image.py RESULTS.jsonl')
-    main()
+    report(rows)

@@ -5,11 +5,7 @@ bench/guest.py's lines. Habits as in report.py.
 
     report_nbd.py RESULTS.jsonl
 """
-import statistics, sys
-
-from report import Results, Table, at_least, at_most, number
-
-median = statistics.median
+from report import at_least, at_most, number, report
 
 
 def rates(results, what, side, key='iops'):
@@ -96,22 +92,5 @@ def guest_rows(table, results):
         table.compare(f"{name}, NBD; QEMU's own qcow2", 'guest', nbd, own, 'k/s', 1e3, '', at_least(1.0))
 
 
-def main():
-    results = Results(sys.argv[1])
-    scale = results.scale
-    table = Table(results)
-    for rows in (head_rows, cost_rows, first_rows, sequential_rows, stall_rows, scale_rows, guest_rows):
-        rows(table, results)
-    print(f'\n{scale["cpus"]} CPUs, Linux {scale["kernel"]}, {scale["file_system"]}, '
-          f'{scale["rounds"]} rounds: median (least - greatest).\n')
-    if scale['quick']:
-        print('**A quick run: it shows that everything runs; the figures mean nothing.**\n')
-    table.print()
-    verdicts = [row[-1] for row in table.rows if row[-1]]
-    print(f'\n{verdicts.count("yes")} of {len(verdicts)} bars met.')
-
-
 if __name__ == '__main__':
-    if len(sys.argv) != 2:
-        sys.exit('usage: report_nbd.py RESULTS.jsonl')
-    main()
+    report(head_rows, cost_rows, first_rows, sequential_rows, stall_rows, scale_rows, guest_rows)

@@ -2,7 +2,8 @@
 /*
  * stall.c - how long writes take while something happens: a writer with one 4 KiB random write in flight
  * on every target, until standard input ends. Each line read there is a window of the monotonic clock,
- * "START END" in ns; at the end it prints a JSON line with the longest write that was under way in each.
+ * "START END" in ns; at the end it prints a JSON line with the longest write that was under way in each, and
+ * the 99th of a hundred of them.
  *
  * Each writer's log is its thread's until the load has ended; then the main thread reads all.
  *
@@ -72,18 +73,36 @@ static void *run_load(void *arg)
 	return NULL;
 }
 
-static uint64_t longest(struct window in)
+static int by_length(const void *a, const void *b)
 {
-	uint64_t max = 0;
+	const uint64_t *x = a, *y = b;
 
+	return *x < *y ? -1 : *x > *y;
+}
+
+/* Of the writes that were under way in a window: the longest, and the 99th of a hundred. */
+static void look(struct window in, uint64_t *longest, uint64_t *p99)
+{
+	size_t n = 0, room = 1;
+	uint64_t *lengths;
+
+	for (unsigned t = 0; t < target_count; t++)
+		room += writers[t].count;
+	lengths = malloc(room * sizeof(*lengths));
+	if (!lengths)
+		stage_die("memory", NULL);
+	lengths[0] = 0;
 	for (unsigned t = 0; t < target_count; t++)
 		for (size_t i = 0; i < writers[t].count; i++) {
 			const struct window *w = &writers[t].log[i];
 
-			if (w->end >= in.start && w->start <= in.end && w->end - w->start > max)
-				max = w->end - w->start;
+			if (w->end >= in.start && w->start <= in.end)
+				lengths[n++] = w->end - w->start;
 		}
-	return max;
+	qsort(lengths, n, sizeof(*lengths), by_length);
+	*longest = n ? lengths[n - 1] : 0;
+	*p99 = n ? lengths[(n - 1) * 99 / 100] : 0;
+	free(lengths);
 }
 
 static unsigned read_windows(struct window *windows)
@@ -106,7 +125,7 @@ static unsigned read_windows(struct window *windows)
 int main(int argc, char **argv)
 {
 	static struct window windows[WINDOWS_MAX];
-	json_t *list = json_array();
+	json_t *list = json_array(), *p99s = json_array();
 	pthread_t thread;
 	unsigned n;
 
@@ -125,10 +144,16 @@ int main(int argc, char **argv)
 	n = read_windows(windows);
 	atomic_store(&stop, 1);
 	pthread_join(thread, NULL);
-	for (unsigned i = 0; i < n; i++)
-		json_array_append_new(list, json_integer((json_int_t)longest(windows[i])));
-	stage_print(json_pack("{s:I, s:I, s:I, s:o}", "writes", (json_int_t)result.writes, "p50_ns",
-			      (json_int_t)result.latency.p50, "p99_ns",
-			      (json_int_t)result.latency.p99, "longest_ns", list));
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t longest, p99;
+
+		look(windows[i], &longest, &p99);
+		json_array_append_new(list, json_integer((json_int_t)longest));
+		json_array_append_new(p99s, json_integer((json_int_t)p99));
+	}
+	stage_print(json_pack("{s:I, s:I, s:I, s:o, s:o}", "writes", (json_int_t)result.writes,
+			      "p50_ns", (json_int_t)result.latency.p50, "p99_ns",
+			      (json_int_t)result.latency.p99, "longest_ns", list, "window_p99_ns",
+			      p99s));
 	return 0;
 }
