@@ -1,0 +1,143 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# A real backup cycle on a live collection: a full export, then twenty rounds of load, recovery snapshot,
+# incremental export against the last reference point, conversion of the snapshot, and the old point
+# destroyed. A restore into an empty store must equal every snapshot bit by bit, as NBD clients read it in
+# its round, and the file system that the load keeps on one disk must be clean in each.
+. "$(dirname "$0")/common.bash"
+ROUNDS=${ROUNDS:-20}
+FS_MB=24
+
+sum() { # EXPORT: as an NBD client reads it
+	nbdcopy "$(nbd_uri "$1")" - 2>>err | md5sum | cut -c 1-32
+}
+
+# A guest's file system: changed by debugfs in a copy, and what differs is written to the disk over NBD.
+cat >sync.py <<'P'
+import nbd, sys
+uri, path = sys.argv[1:]
+h = nbd.NBD()
+h.connect_uri(uri)
+size, at, step, wrote = h.get_size(), 0, 65536, 0
+with open(path, "rb") as f:
+    while at < size:
+        want = f.read(min(step, size - at))
+        have = h.pread(len(want), at)
+        if want != have:
+            for i in range(0, len(want), 4096):
+                if want[i:i + 4096] != have[i:i + 4096]:
+                    h.pwrite(want[i:i + 4096], at + i)
+                    wrote += 1
+        at += len(want)
+h.flush()
+h.shutdown()
+print(wrote)
+P
+
+sync_fs() {
+	python3 sync.py "$(nbd_uri web/fs)" fs.img >wrote || die "the file system does not reach its disk"
+}
+
+change_fs() { # ROUND: a file more, one less, one that grows
+	noise "file$1" $((20000 + $1 * 3001))
+	{
+		echo "write file$1 file$1"
+		[ "$1" -lt 3 ] || echo "rm file$(($1 - 2))"
+		echo "mkdir dir$1"
+	} >commands
+	debugfs -w -f commands fs.img >debugfs.log 2>&1 || die "debugfs"
+	sync_fs
+}
+
+load() { # DISK SEED: random writes of a guest until stopped
+	"$VMIMG" bench "$(nbd_uri "$1")" --rw=randwrite --bs=4k --iodepth=8 --runtime=600 \
+		--norandommap --fsync=64 >>load.log 2>&1 &
+	loads="$loads $!"
+}
+
+stop_loads() {
+	kill -INT $loads 2>/dev/null
+	wait $loads 2>/dev/null
+	loads=
+}
+
+v init "$VMIMG_STORE" && v vm create web && v vm create db && v disk create web/fs --size=${FS_MB}M &&
+	v disk create web/data --size=16M && v disk create db/log --size=8M --independent &&
+	v disk create db/root --size=12M && v collection create prod web db || die "no store"
+truncate -s ${FS_MB}M fs.img
+mke2fs -q -F -t ext4 fs.img || die "mke2fs"
+serve
+loads=
+sync_fs
+load web/data
+load db/root
+trap '[ -z "$loads" ] || kill -KILL $loads 2>/dev/null; [ -z "$server" ] || kill -KILL "$server" 2>/dev/null; rm -rf "$dir"' EXIT
+
+disks="web/fs web/data db/root"
+note() { # ROUND
+	for d in $disks; do
+		echo "$1 $d $(sum "prod@r$1/$d")" >>sums
+	done
+}
+
+ok "a recovery snapshot of the live collection" snapshot create prod@r0 --type=recovery
+note 0
+ok "a full export while guests write" snapshot export prod@r0 "$dir/full"
+ok "the snapshot becomes a reference point" refpoint convert prod@r0 prod#p0
+for ((i = 1; i <= ROUNDS; i++)); do
+	change_fs "$i"
+	ok "round $i: a recovery snapshot" snapshot create "prod@r$i" --type=recovery
+	note "$i"
+	compress=
+	((i % 3)) || compress=-c
+	ok "round $i: what changed since the last one" \
+		snapshot export "prod@r$i" "$dir/inc$i" --base="prod#p$((i - 1))" $compress --output=json
+	echo "  $(get bytes) bytes"
+	[ "$(get bytes)" -lt $((52 << 20)) ] || die "everything counts as changed"
+	ok "round $i: converted" refpoint convert "prod@r$i" "prod#p$i"
+	ok "round $i: the old point goes" refpoint delete "prod#p$((i - 1))"
+done
+stop_loads
+is "$("$VMIMG" snapshot list --output=json | grep -c '"snapshot_id"')" 0 "no snapshot is left"
+serve_stop "the server ends"
+ok "the store is sound" check "$VMIMG_STORE"
+
+# --- the restore
+export VMIMG_STORE=$dir/restored
+ok "an empty store" init "$VMIMG_STORE"
+ok "the full one" snapshot import full
+for ((i = 1; i <= ROUNDS; i++)); do
+	ok "the increment of round $i" snapshot import "inc$i"
+done
+while read -r round d want; do
+	got=$("$VMIMG" disk read "prod@r$round/$d" 2>>err | md5sum | cut -c 1-32)
+	[ "$got" = "$want" ] || die "prod@r$round/$d is not what it was"
+done <sums
+echo "- every snapshot is bit by bit what it was"
+is "$(wc -l <sums)" $((3 * (ROUNDS + 1))) "all of them were looked at"
+for ((i = 0; i <= ROUNDS; i += 4)); do
+	"$VMIMG" disk read "prod@r$i/web/fs" >fs.out 2>>err || die "read"
+	e2fsck -fn fs.out >fsck.log 2>&1 || { cat fsck.log; die "the file system of round $i is not clean"; }
+	[ "$i" = 0 ] && continue
+	debugfs -R "cat file$i" fs.out >content 2>>err
+	same "file$i" content "round $i: its file system is clean, and has its file"
+done
+ok "every block is verified" snapshot verify "prod@r$ROUNDS"
+ok "the restored store is sound" check "$VMIMG_STORE"
+fails 1 "already|not here|writes" "an increment goes in once" snapshot import inc1
+
+# --- what must not be taken for the next one
+export VMIMG_STORE=$dir/other
+ok "one more store" init "$VMIMG_STORE"
+ok "the full one" snapshot import full
+fails 1 "expected the snapshot" "an increment that is not the next" snapshot import inc2
+ok "the one that is" snapshot import inc1
+
+# --- the restored collection lives
+export VMIMG_STORE=$dir/restored NBD_SOCKET=$dir/restored/nbd.sock
+serve
+is "$(sum web/fs)" "$(awk -v r="$ROUNDS" '$1 == r && $2 == "web/fs" {print $3}' sums)" "its head is the last snapshot"
+printf restored | nbdcopy - "$(nbd_uri web/data)" >>err 2>&1 || true
+ok "and it is snapshotted anew" snapshot create prod@new
+serve_stop "the server ends"
+echo "all well"
