@@ -6,6 +6,8 @@
 # its round, and the file system that the load keeps on one disk must be clean in each.
 . "$(dirname "$0")/common.bash"
 ROUNDS=${ROUNDS:-20}
+# The first python3 may be one that Debian's module is not for.
+python3 -c "import nbd" 2>/dev/null || PATH=/usr/bin:$PATH
 FS_MB=24
 
 sum() { # EXPORT: as an NBD client reads it
@@ -74,19 +76,21 @@ load db/root
 trap '[ -z "$loads" ] || kill -KILL $loads 2>/dev/null; [ -z "$server" ] || kill -KILL "$server" 2>/dev/null; rm -rf "$dir"' EXIT
 
 disks="web/fs web/data db/root"
+skip='{"IgnoreNonSnapshottableDisks": true}'
 note() { # ROUND
 	for d in $disks; do
 		echo "$1 $d $(sum "prod@r$1/$d")" >>sums
 	done
 }
 
-ok "a recovery snapshot of the live collection" snapshot create prod@r0 --type=recovery
+ok "a recovery snapshot of the live collection" snapshot create prod@r0 --type=recovery --settings="$skip"
 note 0
 ok "a full export while guests write" snapshot export prod@r0 "$dir/full"
 ok "the snapshot becomes a reference point" refpoint convert prod@r0 prod#p0
 for ((i = 1; i <= ROUNDS; i++)); do
 	change_fs "$i"
-	ok "round $i: a recovery snapshot" snapshot create "prod@r$i" --type=recovery
+	ok "round $i: a recovery snapshot" snapshot create "prod@r$i" --type=recovery \
+		--settings="$skip"
 	note "$i"
 	compress=
 	((i % 3)) || compress=-c
@@ -137,7 +141,6 @@ ok "the one that is" snapshot import inc1
 export VMIMG_STORE=$dir/restored NBD_SOCKET=$dir/restored/nbd.sock
 serve
 is "$(sum web/fs)" "$(awk -v r="$ROUNDS" '$1 == r && $2 == "web/fs" {print $3}' sums)" "its head is the last snapshot"
-printf restored | nbdcopy - "$(nbd_uri web/data)" >>err 2>&1 || true
 ok "and it is snapshotted anew" snapshot create prod@new
 serve_stop "the server ends"
 echo "all well"
