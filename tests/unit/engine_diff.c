@@ -435,6 +435,47 @@ static void look_through_baseline(void)
 			     seed, i * 8);
 }
 
+/* DF-14: the base takes up what was written since a snapshot that is gone: nothing tells any more what. */
+Test(engine_diff, a_border_that_was_folded_away)
+{
+	struct cat_job none = {.type = 0};
+	bool marked;
+	char name[16];
+
+	nodes = calloc(NODES, sizeof(*nodes));
+	begin_in("/dev/shm");
+	options.no_folds = false;
+	options.fold_rate = UINT64_MAX;
+	open_store();
+	make_collection("c", "a");
+	make_disk(0, SIZE, 0);
+	attach(0, 0);
+	start_node(0);
+	must(do_write(0, 1, 0, SIZE) == 0);
+	take();
+	keep_baseline();
+	for (unsigned i = 2; i <= 12; i++) {
+		must(do_write(0, i, i * BLOCK, BLOCK) == 0);
+		mark(nodes[now].written, i, 1);
+		take();
+	}
+	look_through_baseline();
+	cr_expect_eq(exact, 1u);
+	for (unsigned i = 1; i <= 11; i++) {
+		snprintf(name, sizeof(name), "s%u", i);
+		must(eng_store_delete_snapshot(store, "c", name, &none, &marked, &err) == 0);
+	}
+	turn_until(disk[0]->layers[0] == disk[0]->layers[1] && !atomic_load(&disk[0]->swaps));
+	look_through_baseline();
+	cr_expect_eq(exact, 1u, "all of it, since nobody knows");
+	eng_baseline_destroy(base);
+	base = NULL;
+	detach(0);
+	close_store();
+	finish();
+	free(nodes);
+}
+
 static void let_disk_go(void)
 {
 	eng_baseline_destroy(base);
@@ -499,6 +540,7 @@ Test(engine_diff, equals_what_was_written, .timeout = 600)
 	begin_in("/dev/shm");
 	options.no_folds = false;
 	options.fold_rate = UINT64_MAX;
+	options.map_memory = rnd(2); /* 1: regions of sealed layers are forgotten all the time */
 	open_store();
 	make_collection("c", "a");
 	make_disk(0, SIZE, 0);
