@@ -261,6 +261,99 @@ Test(engine_diff, an_error_where_nothing_can_be_told)
 	finish();
 }
 
+/* DF-7: after the process's death what was acknowledged counts, from the journal too. */
+static void write_and_die(void *arg)
+{
+	(void)arg;
+	open_store();
+	attach(0, 0);
+	must(do_write(0, 2, 5 * BLOCK, BLOCK) == 0);
+	must(do_write(0, 3, 100 * BLOCK, 2 * BLOCK) == 0);
+	must(snapshot("s2") == 0);
+	must(do_write(0, 4, 300 * BLOCK, BLOCK) == 0);
+	must(do_flush(0) == 0);
+	must(do_op(0, ENG_WRITE_ZEROES, 0, 302 * BLOCK, BLOCK) == 0);
+	die(NULL);
+}
+
+Test(engine_diff, after_the_death_of_the_process)
+{
+	struct expected both = {.first = {5, 100, 300, 302}, .count = {1, 2, 1, 1}, .n = 4};
+	struct expected last = {.first = {300, 302}, .count = {1, 1}, .n = 2};
+
+	begin(1, SIZE);
+	attach(0, 0);
+	must(do_write(0, 1, 0, SIZE) == 0);
+	must(snapshot("s1") == 0);
+	detach(0);
+	close_store();
+	must(in_process(write_and_die, NULL) == 7);
+	open_after_death();
+	expect_blocks(diff_of(0, "s1", NULL), both);
+	expect_blocks(diff_of(0, "s2", NULL), last);
+	attach(0, 0);
+	expect_blocks(diff_of(0, "s1", NULL), both);
+	detach(0);
+	close_store();
+	finish();
+}
+
+/* DF-7, P6: with an error at any place there is an error, or the answer. */
+Test(engine_diff, an_error_anywhere_is_told)
+{
+	static const struct eng_fault_rule kinds[] = {
+		{.ops = ENG_FAULT_OPEN, .error = -EMFILE},
+		{.ops = ENG_FAULT_OPEN, .error = -ENOENT, .sticky = true},
+		{.ops = ENG_FAULT_PREAD, .error = -EIO},
+		{.ops = ENG_FAULT_PREAD, .shorten = true},
+		{.ops = ENG_FAULT_PREAD, .shorten = true, .sticky = true},
+		{.ops = ENG_FAULT_STAT, .error = -EIO},
+	};
+	struct expected all = {.first = {3, 700, 900}, .count = {2, 1, 1}, .n = 3};
+	struct asking a = {.result = 0};
+	unsigned failed = 0;
+
+	begin(1, SIZE);
+	attach(0, 0);
+	must(snapshot("s1") == 0);
+	must(do_write(0, 2, 3 * BLOCK, 2 * BLOCK) == 0);
+	must(snapshot("s2") == 0);
+	seal_all();
+	must(do_write(0, 3, 700 * BLOCK, BLOCK) == 0);
+	must(snapshot("s3") == 0);
+	must(do_write(0, 4, 900 * BLOCK, BLOCK) == 0);
+	detach(0);
+	must(eng_catalog_get_disk(store->catalog, "a", "d0", &a.disk) == 0);
+	a.from = state_of(0, "s1");
+	for (size_t k = 0; k < sizeof(kinds) / sizeof(kinds[0]); k++) {
+		bool struck = true;
+
+		for (uint64_t skip = 0; struck && skip < 200; skip++) {
+			struct eng_fault_rule rule = kinds[k];
+			int number;
+
+			rule.path = "layers/";
+			rule.skip = skip;
+			number = eng_fault_add(fault, &rule);
+			must(number >= 0);
+			run(&a);
+			struck = eng_fault_struck(fault, number) > 0;
+			eng_fault_clear(fault);
+			failed += a.result < 0;
+			if (a.result == 0)
+				expect_blocks(a.set, all);
+			else
+				cr_expect(struck && !a.set && a.why.text[0], "%d", a.result);
+		}
+		cr_expect_not(struck, "kind %zu never ends", k);
+	}
+	cr_expect_gt(failed, 10u);
+	must(run(&a) == 0);
+	expect_blocks(a.set, all);
+	close_store();
+	finish();
+}
+
 /* --- at random --- */
 
 static void mark(uint8_t *bits, uint64_t first, uint64_t n)
