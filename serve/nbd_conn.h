@@ -220,15 +220,14 @@ struct nbd_names {
 int nbd_names_exports(struct vmimg_service *svc, struct nbd_names *ret);
 /* An export, as what a context compares. */
 struct nbd_subject {
-	char export[SRV_EXPORT_NAME_MAX];
 	char disk[SRV_EXPORT_NAME_MAX]; /* VM/DISK */
 };
 int nbd_names_look_up(struct vmimg_service *svc, const char *export, struct nbd_subject *ret);
 /* Whether @point ("COLLECTION@NAME", "COLLECTION#NAME") holds the disk. */
 bool nbd_names_comparable(struct vmimg_service *svc, const struct nbd_subject *subject,
 			  const char *point);
-int nbd_names_snapshots(struct vmimg_service *svc, const struct nbd_subject *subject,
-			struct nbd_names *ret);                /* all of those */
+int nbd_names_points(struct vmimg_service *svc, const struct nbd_subject *subject,
+		     struct nbd_names *ret);                   /* all of those */
 int nbd_names_only_disk(struct vmimg_service *svc, char *ret); /* SRV_EXPORT_NAME_MAX; -ENOENT */
 void nbd_names_fini(struct nbd_names *names);
 

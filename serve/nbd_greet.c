@@ -132,7 +132,7 @@ static int find_contexts(struct nbd_conn *c, const char *export)
 	int r = nbd_names_look_up(svc, export, &subject);
 
 	if (r == 0 && g->hs.all_changed)
-		r = nbd_names_snapshots(svc, &subject, &names);
+		r = nbd_names_points(svc, &subject, &names);
 	if (r < 0)
 		return r;
 	free(g->found);

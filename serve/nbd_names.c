@@ -137,7 +137,6 @@ int nbd_names_look_up(struct vmimg_service *svc, const char *export, struct nbd_
 	json_t *found = NULL;
 	int r;
 
-	snprintf(ret->export, sizeof(ret->export), "%s", export);
 	snprintf(ret->disk, sizeof(ret->disk), "%s", at && slash ? slash + 1 : export);
 	if (!at)
 		r = describe(svc, VMIMG_KIND_DISK, export, &found);
@@ -156,27 +155,37 @@ int nbd_names_look_up(struct vmimg_service *svc, const char *export, struct nbd_
 bool nbd_names_comparable(struct vmimg_service *svc, const struct nbd_subject *subject,
 			  const char *point)
 {
-	struct vmimg_baseline *baseline;
+	enum vmimg_kind kind = strchr(point, '#') ? VMIMG_KIND_REFPOINT : VMIMG_KIND_SNAPSHOT;
+	json_t *found = NULL;
+	bool ok = describe(svc, kind, point, &found) == 0 && member_of(found, subject->disk);
 
-	if (vmimg_baseline_create(svc, subject->export, point, NULL, &baseline) < 0)
-		return false;
-	vmimg_baseline_destroy(baseline);
-	return true;
+	json_decref(found);
+	return ok;
 }
 
-int nbd_names_snapshots(struct vmimg_service *svc, const struct nbd_subject *subject,
-			struct nbd_names *ret)
+static int add_points(struct vmimg_service *svc, const struct nbd_subject *subject,
+		      enum vmimg_kind kind, const char *key, struct nbd_names *names)
+{
+	json_t *list = NULL;
+	const json_t *point;
+	size_t i;
+	int r = load(svc, kind, NULL, &list);
+
+	json_array_foreach (list, i, point)
+		if (r == 0 && member_of(point, subject->disk))
+			r = add(names, NULL, text_of(point, key));
+	json_decref(list);
+	return r;
+}
+
+int nbd_names_points(struct vmimg_service *svc, const struct nbd_subject *subject,
+		     struct nbd_names *ret)
 {
 	struct nbd_names names = {0};
-	json_t *list = NULL;
-	const json_t *snapshot;
-	size_t i;
-	int r = load(svc, VMIMG_KIND_SNAPSHOT, NULL, &list);
+	int r = add_points(svc, subject, VMIMG_KIND_SNAPSHOT, "snapshot", &names);
 
-	json_array_foreach (list, i, snapshot)
-		if (r == 0 && member_of(snapshot, subject->disk))
-			r = add(&names, NULL, text_of(snapshot, "snapshot"));
-	json_decref(list);
+	if (r == 0)
+		r = add_points(svc, subject, VMIMG_KIND_REFPOINT, "refpoint", &names);
 	if (r < 0)
 		nbd_names_fini(&names);
 	else

@@ -225,3 +225,86 @@ Test(api_changes, a_diff_of_what_is_not_there)
 	expect_error(vmimg_diff(svc, "prod@a", NULL, &err, NULL), -EINVAL);
 	cr_expect_null(json);
 }
+
+/* --- reference points --- */
+
+static char rct[40];
+
+/* A recovery snapshot prod@NAME made a point prod#NAME; its id of the first disk's change tracking. */
+static void make_point(const char *name)
+{
+	char snapshot[64], point[64];
+	struct vmimg_ref ref = {.name = ""};
+	json_t *document;
+
+	snprintf(snapshot, sizeof(snapshot), "prod@%s", name);
+	snprintf(point, sizeof(point), "prod#%s", name);
+	snprintf(ref.name, sizeof(ref.name), "%s", name);
+	expect_ok(vmimg_create_snapshot(svc, "prod", "{\"Synchronous\": true}",
+					VMIMG_SNAPSHOT_RECOVERY, &ref, NULL, &err));
+	expect_ok(vmimg_convert_to_reference_point(svc, snapshot, NULL, NULL, &err));
+	document = describe(VMIMG_KIND_REFPOINT, point);
+	strcpy(rct, text(json_array_get(json_object_get(document, "members"), 0), "rct_id"));
+	json_decref(document);
+}
+
+/* DF-5, DF-9: by name, and by the RCT id of the disk, which is of no other. */
+Test(api_changes, since_a_reference_point)
+{
+	json_t *document;
+
+	make_two_snapshots();
+	make_point("r");
+	expect_ok(changes("web/d0", "prod#r", NULL, 0, DISK));
+	expect_ranges(DISK, RANGES());
+	fill("web/d0", 8192, 4096, 5);
+	expect_ok(changes("web/d0", "prod#r", NULL, 0, DISK));
+	expect_ranges(DISK, RANGES(8192, 4096));
+	expect_ok(changes("web/d0", rct, NULL, 0, DISK));
+	expect_ranges(DISK, RANGES(8192, 4096));
+	expect_ok(changes("web/d0", rct, "prod@b", 0, DISK));
+	expect_ranges(DISK, RANGES(DISK - 4096, 4096));
+	expect_error(changes("web/d1", rct, NULL, 0, DISK), VMIMG_V_INVALID_PARAMETER);
+	document = diff("prod#r", NULL);
+	cr_expect_str_eq(text(document, "from"), "prod#r");
+	cr_expect_eq(json_array_size(json_object_get(disk_of(document, 0), "changed")), 1);
+	json_decref(document);
+	document = diff("prod#r", "prod@b");
+	cr_expect_eq(json_array_size(json_object_get(disk_of(document, 0), "changed")), 1);
+	json_decref(document);
+	expect_ok(vmimg_destroy_reference_point(svc, "prod#r", NULL, &err));
+	expect_error(changes("web/d0", rct, NULL, 0, DISK), VMIMG_V_INVALID_PARAMETER);
+}
+
+/* T29, DF-5: folds that have taken the layers of the points do not change what is told of them. */
+Test(api_changes, reference_points_outlive_folds)
+{
+	char name[16], from[32];
+
+	make_vm("web", 2);
+	make_collection("prod", "web", NULL);
+	fill("web/d0", 0, MIB, 1);
+	for (unsigned i = 0; i < 12; i++) {
+		snprintf(name, sizeof(name), "r%u", i);
+		make_point(name);
+		fill("web/d0", (i + 1) * 8192, 4096, (uint8_t)(2 + i));
+	}
+	for (int round = 0; round < 3; round++) {
+		for (unsigned i = 0; i < 12; i++) {
+			uint64_t offset = (i + 1) * 8192;
+
+			snprintf(from, sizeof(from), "prod#r%u", i);
+			expect_ok(changes("web/d0", from, NULL, 0, DISK));
+			cr_expect_eq(got.count, 12 - i, "%s: %zu", from, got.count);
+			cr_expect_eq(got.changed_byte_offsets[0], offset, "%s: %lu", from,
+				     got.changed_byte_offsets[0]);
+			cr_expect_eq(got.changed_byte_lengths[0], 4096);
+		}
+		if (round == 0)
+			expect_ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT | VMIMG_SETTLE_WHOLE,
+					       UINT64_MAX, NULL, &err));
+		else
+			fixture_reopen();
+	}
+	vmimg_changes_free(&got);
+}

@@ -68,6 +68,14 @@ grep -qE '^web/root +4 MiB +16 KiB +2 +yes' out || die "no table"
 ok "range by range" snapshot diff prod@a --ranges
 grep -qE '^web/root +1048576 +4096$' out || die "no ranges"
 
+v snapshot create prod@r --type=recovery && v refpoint convert prod@r || die "reference point"
+write web/data 8192 4096
+ok "since a reference point" snapshot diff 'prod#r' --output=json
+is "$(ranges web/data)" "8192+4096" "what was written"
+is "$(ranges web/root)" "" "and nothing else"
+ok "from a snapshot to one" snapshot diff prod@a 'prod#r' --output=json
+is "$(ranges web/data)" "4190208+4096" "what was written before it"
+
 fails 1 'prod@x: no such snapshot' "an unknown one is an error" snapshot diff prod@x
 fails 1 '"code": "ENOENT"' "as JSON too" snapshot diff prod@b --output=json
 fails 1 'no such reference point' "so is a reference point" snapshot diff prod#x

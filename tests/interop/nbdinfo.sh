@@ -57,6 +57,12 @@ is "$(map m/a vmimg:changed:c@s | tr '\n' ',')" \
 	"0 1048576 0,1048576 1048576 1,2097152 $(((mib - 2) << 20)) 0," "what has changed since the snapshot"
 is "$(map m/b vmimg:changed:c@s)" "0 $((mib << 20)) 0" "nothing on the other disk"
 is "$(map m/a vmimg:depth | sed -n 2p)" "1048576 1048576 0" "what the newest layer holds"
+"$VMIMG" snapshot create c@r --type=recovery >out && "$VMIMG" refpoint convert c@r >out || die "a point"
+is "$(map m/a 'vmimg:changed:c#r')" "0 $((mib << 20)) 0" "nothing since the reference point"
+is "$(map c@s/m/a 'vmimg:changed:c#r' | tr '\n' ',')" \
+	"0 1048576 0,1048576 1048576 1,2097152 $(((mib - 2) << 20)) 0," "a snapshot against a later point"
+run "all of an export, with a point" nbdinfo "$(uri m/a)"
+shows 'vmimg:changed:c#r' "which is among its contexts"
 run "totals" nbdinfo --map --totals "$(uri m/a)"
 shows "^ *$half +50\.0%" "half of it data"
 
