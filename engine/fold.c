@@ -22,6 +22,13 @@
 
 /* --- the thread --- */
 
+static uint64_t peace_ns(const struct eng_folder *folder)
+{
+	uint64_t ns = folder->store->options.fold_peace_ns;
+
+	return ns ? ns : PEACE_NS;
+}
+
 static void put_want_locked(struct eng_folder *folder, const struct fmt_uuid *disk,
 			    uint64_t not_before_ns, bool fresh)
 {
@@ -97,7 +104,9 @@ static void look_again_locked(struct eng_folder *folder, const struct want *w, i
 	uint64_t now = eng_io_now_ns(folder->store->io);
 	/* SG-4: for space it asks now and then. */
 	bool failed = r < 0 && r != -ENOSPC && !atomic_load(&folder->cancel);
-	uint64_t wait = r < 0 ? retry_ns(failed ? w->failures + 1 : 1) : r > 0 ? 0 : PEACE_NS;
+	uint64_t wait = r < 0   ? retry_ns(failed ? w->failures + 1 : 1)
+			: r > 0 ? 0
+				: peace_ns(folder);
 	struct want *again;
 
 	for (again = folder->wants; again; again = again->next)
@@ -119,7 +128,7 @@ static void look_again_locked(struct eng_folder *folder, const struct want *w, i
 static void look_at(struct eng_folder *folder, const struct want *w)
 {
 	uint64_t now = eng_io_now_ns(folder->store->io);
-	bool patient = now - w->since_ns < PEACE_NS, later = false;
+	bool patient = now - w->since_ns < peace_ns(folder), later = false;
 	struct fmt_error err = {""};
 	int r = eng_garbage_sweep(folder->store, &w->disk);
 	bool refused;

@@ -447,6 +447,7 @@ static int commit_claimed(struct fold *f, struct eng_users *users, struct fmt_er
 	folder->swaps++;
 	folder->stats.folds++;
 	folder->stats.bytes += atomic_load(&f->progress->total);
+	folder->progress = NULL; /* nobody can stop it now, and @f may be gone at any time */
 	pthread_mutex_unlock(&folder->lock);
 	eng_users_swap(users, f->result, f->ids, (uint32_t)f->count + f->into_base, swap_done, f);
 	return 0;

@@ -29,6 +29,7 @@ struct eng_store_options {
 	bool standby;
 	uint64_t log_bound, map_bound, map_memory, seal_rate; /* 0: defaults */
 	uint64_t fold_rate;           /* 0: default; UINT64_MAX: unlimited */
+	uint64_t fold_peace_ns;       /* nothing new for so long: folded whole; 0: default */
 	bool no_folds;                /* chains stay as long as they are */
 	const char *const *base_dirs; /* borrowed; NULL-ended, or NULL */
 };

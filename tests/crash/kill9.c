@@ -89,6 +89,8 @@ static void child(struct bed *bed, uint64_t seed, bool load)
 		.detaches = 8,
 	};
 
+	rig.options.fold_rate = UINT64_MAX;
+	rig.options.fold_peace_ns = seed >> 26 & 1 ? 10000000 : 0;
 	if (!load) { /* only the recovery, which is killed too */
 		if (eng_store_open(bed->io, bed->store, &bed->options, &err, &store) == 0)
 			eng_store_close(store);

@@ -72,6 +72,7 @@ static void pick_load(struct rig *rig, uint64_t *rng)
 	rig->depth = 8 + (unsigned)(x >> 4 & 7);
 	rig->pause_us = 2000;
 	rig->options.fold_rate = UINT64_MAX;
+	rig->options.fold_peace_ns = x >> 22 & 1 ? 10000000 : 0;
 	rig->extras = 40;
 	rig->deletes = deletes[x >> 20 & 3];
 	rig->die = x >> 13 & 3;

@@ -33,12 +33,16 @@ static uint32_t pick(uint32_t below)
 	return (uint32_t)(test_random(&seed) % below);
 }
 
-static void start_model(void)
+static void take_seed(void)
 {
 	const char *given = getenv("SEED");
 
 	seed = given ? strtoull(given, NULL, 0) : eng_io_now_ns(machine);
 	fprintf(stderr, "SEED=%llu\n", (unsigned long long)seed);
+}
+
+static void start_model(void)
+{
 	model = calloc(1, sizeof(*model));
 	must(model != NULL);
 	eng_folder_set_rate(store->folder, 0);
@@ -206,6 +210,8 @@ Test(sim_lifecycle, every_snapshot_keeps_its_content_whatever_is_deleted, .timeo
 
 	begin_in("/dev/shm");
 	options.no_folds = false;
+	take_seed();
+	options.fold_peace_ns = pick(2) ? 20 * MS : 0;
 	open_store();
 	make_collection("c", "a");
 	make_disk(0, SIZE, 0);
