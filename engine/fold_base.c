@@ -74,19 +74,6 @@ int eng_fold_base_grows(struct eng_store *store, const struct cat_layer *base,
 
 /* --- the copy --- */
 
-/* FO-11: whoever begins later finds no snapshot beneath the topmost input. */
-static bool is_read(struct eng_store *store, const struct fmt_uuid *disk)
-{
-	struct eng_entry *entry;
-	bool read;
-
-	pthread_mutex_lock(&store->lock);
-	entry = eng_entry_get_locked(store, disk);
-	read = !entry || entry->readers;
-	pthread_mutex_unlock(&store->lock);
-	return read;
-}
-
 static void edit_size(struct fmt_header *hdr, void *arg)
 {
 	hdr->size = *(uint64_t *)arg;
@@ -96,11 +83,8 @@ int eng_fold_base_copy(struct fold *f, struct fmt_error *err)
 {
 	struct eng_store *store = f->folder->store;
 	uint64_t size = f->inputs[f->count - 1]->hdr.size;
-	int r;
+	int r = eng_store_open_layer(store, &f->base, true, err, &f->base_layer);
 
-	if (is_read(store, &f->base.disk))
-		return fmt_fail(err, -EBUSY, "a snapshot of the disk is being read");
-	r = eng_store_open_layer(store, &f->base, true, err, &f->base_layer);
 	/* SC-3: the file may be as long as its sidecar says that the disk is. */
 	if (r == 0 && f->base_layer->hdr.size < size)
 		r = eng_layer_update(f->base_layer, edit_size, &size, err);

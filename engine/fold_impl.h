@@ -73,7 +73,7 @@ int eng_fold_base_fits(struct eng_store *store, const struct cat_layer *run, siz
 /* Whether none of them is smaller than what it stands on: what a disk had given up would show again. */
 int eng_fold_base_grows(struct eng_store *store, const struct cat_layer *base,
 			const struct cat_layer *run, size_t count, bool *ret);
-/* Does it, durably. Nobody sees it: the inputs mask it. -EBUSY: somebody reads beneath them. */
+/* Does it, durably. Nobody sees it: the inputs mask it, and nobody reads beneath the topmost. */
 int eng_fold_base_copy(struct fold *f, struct fmt_error *err);
 /* The commit, but for what fold_run.c looks at; the disk is claimed. */
 int eng_fold_base_commit(struct fold *f, bool attached, struct fmt_error *err);

@@ -517,7 +517,10 @@ int eng_fold_disk(struct eng_folder *folder, const struct fmt_uuid *disk, bool p
 		return -ENOMEM;
 	f->folder = folder;
 	r = plan(f, disk, patient, later);
-	/* FO-5: there would be no commit, so nothing is built either. */
+	/*
+	 * FO-5: there would be no commit, so nothing is built either. FO-11: into the base nothing may be:
+	 * who reads now may stand beneath the topmost input, who begins later finds no snapshot there.
+	 */
 	if (r == 0 && f->count && eng_garbage_is_read(folder->store, disk))
 		r = fmt_fail(err, -EBUSY, "a snapshot of the disk is being read");
 	if (r < 0 || !f->count)
