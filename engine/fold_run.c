@@ -121,7 +121,7 @@ static int choose(struct fold *f, const struct cat_layer *run, size_t count, boo
 		eng_fold_pick(bytes, count, patient, &first, &f->count);
 	if (!f->count)
 		return 0;
-	r = f->into_base ? eng_guard_fold_base(store, &f->base, sum(bytes, count))
+	r = f->into_base ? eng_guard_fold_base(store, &f->base, run, count, sum(bytes, count))
 			 : eng_guard_fold(store, bytes, count, &first, &f->count); /* SG-4 */
 	if (r < 0) {
 		f->count = 0;

@@ -12,6 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/diff.h"
+
 #define FACT        "space_reserve"
 #define DEFAULT_MAX (1ull << 30)
 #define DEFAULT_DIV 20u /* of the file system */
@@ -119,15 +121,46 @@ int eng_guard_fold(struct eng_store *store, const uint64_t *bytes, size_t n, siz
 	return 0;
 }
 
-int eng_guard_fold_base(struct eng_store *store, const struct cat_layer *base, uint64_t bytes)
+/* Bytes of blocks that some layer of @run holds and the base's file does not. */
+static int count_new(struct eng_store *store, const struct cat_layer *base,
+		     const struct cat_layer *run, size_t count, uint64_t *ret)
 {
-	uint64_t there = eng_store_layer_bytes(store, base), room;
-	struct cat_disk disk;
+	struct eng_blocks *there = NULL, *wanted = NULL;
+	struct eng_layer *layer = NULL;
+	uint32_t bits = 0;
+	int r = eng_blocks_create(&there);
+
+	if (r == 0)
+		r = eng_blocks_create(&wanted);
+	for (size_t i = 0; r == 0 && i <= count; i++) {
+		r = eng_store_open_layer(store, i < count ? &run[i] : base, false, NULL, &layer);
+		if (r == 0 && i == count && layer->block_bits != bits)
+			r = -EOPNOTSUPP; /* other units */
+		if (r == 0)
+			r = eng_diff_add_layer(i < count ? wanted : there, layer, NULL);
+		if (r == 0)
+			bits = layer->block_bits;
+		eng_layer_put(layer);
+		layer = NULL;
+	}
+	if (r == 0) {
+		eng_blocks_andnot(wanted, there);
+		*ret = eng_blocks_cardinality(wanted) << bits;
+	}
+	eng_blocks_destroy(there);
+	eng_blocks_destroy(wanted);
+	return r;
+}
+
+int eng_guard_fold_base(struct eng_store *store, const struct cat_layer *base,
+			const struct cat_layer *run, size_t count, uint64_t bytes)
+{
 	struct eng_guard g;
 
-	if (eng_guard_look(store, &g) < 0 ||
-	    eng_catalog_get_disk_id(store->catalog, &base->disk, &disk) < 0)
+	if (eng_guard_look(store, &g) < 0 || eng_guard_allows(&g, bytes))
 		return 0;
-	room = disk.size > there ? disk.size - there : 0; /* what its holes may come to take */
-	return eng_guard_allows(&g, bytes < room ? bytes : room) ? 0 : -ENOSPC;
+	/* What is there is overwritten in place, and needs nothing. */
+	return count_new(store, base, run, count, &bytes) == 0 && eng_guard_allows(&g, bytes)
+		       ? 0
+		       : -ENOSPC;
 }

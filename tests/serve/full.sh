@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# A full disk under a served store (SG): a client sees ENOSPC and nothing worse, snapshots are refused below
+# the reserve, deleting one works, and with the space that it gives back everything goes on. On a small ext4
+# of the script's own, in a mount namespace of its own.
+if [ -z "${VMIMG_FULL:-}" ]; then
+	unshare -m true 2>/dev/null || { echo "no mount namespace can be made: skipped"; exit 77; }
+	VMIMG_FULL=1 exec unshare -m bash "$0"
+fi
+. "$(dirname "$0")/common.bash"
+# nbdsh runs the first python3, which may be one that its module is not for.
+python3 -c "import nbd" 2>/dev/null || PATH=/usr/bin:$PATH
+command -v nbdsh >/dev/null || { echo "no nbdsh: skipped"; exit 77; }
+trap '[ -z "$server" ] || kill -KILL "$server" 2>/dev/null; umount -l "$dir/fs" 2>/dev/null; rm -rf "$dir"' EXIT
+truncate -s 160M fs.img && mkfs.ext4 -q -m 0 fs.img && mkdir fs || die "no file system"
+mount -o loop fs.img fs 2>/dev/null || { echo "nothing can be mounted: skipped"; exit 77; }
+export VMIMG_STORE=$dir/fs/store
+export NBD_SOCKET=$VMIMG_STORE/nbd.sock CONTROL_SOCKET=$VMIMG_STORE/control.sock
+
+v init "$VMIMG_STORE" && v vm create web && v disk create web/root --size=256M || die "no store"
+v collection create prod web || die "collection"
+serve
+
+cat >client.py <<'P'
+# write FIRST COUNT BYTE: MiBs of that byte; fill FIRST BYTE: until ENOSPC, prints how many;
+# expect FIRST COUNT BYTE
+import errno, os, sys
+MIB = 1 << 20
+h.connect_uri(os.environ["URI"])
+what, first = os.environ["WHAT"], int(os.environ["FIRST"])
+count, byte = int(os.environ["COUNT"]), bytes([int(os.environ["BYTE"])])
+if what == "write":
+    for i in range(first, first + count):
+        h.pwrite(byte * MIB, i * MIB)
+    h.flush()
+elif what == "expect":
+    for i in range(first, first + count):
+        assert h.pread(MIB, i * MIB) == byte * MIB, "MiB %d" % i
+else:
+    done = 0
+    while True:
+        try:
+            h.pwrite(byte * MIB, (first + done) * MIB)
+        except nbd.Error as e:
+            assert e.errnum == errno.ENOSPC, e.string
+            break
+        done += 1
+    h.flush()
+    assert h.pread(MIB, first * MIB) == byte * MIB, "the connection lives on"
+    print(done)
+h.shutdown()
+P
+
+client() { # WHAT FIRST COUNT BYTE
+	WHAT=$1 FIRST=$2 COUNT=$3 BYTE=$4 URI=$(nbd_uri web/root) nbdsh -c "exec(open('client.py').read())" >out 2>err
+}
+
+client write 0 24 1 || die "write"
+ok "a snapshot" snapshot create prod@s1
+client write 0 24 2 || die "write"
+ok "another one" snapshot create prod@s2
+ok "seals give their spare space back" settle
+echo "- a client fills the disk, and sees ENOSPC"
+client fill 24 0 3 || die "what it saw was not that"
+filled=$(cat out)
+[ "$filled" -ge 24 ] || die "only $filled MiB fitted"
+left=$(df --output=avail -B1 fs | tail -n 1)
+echo "- nearly all of the space was given out ($left bytes are left)"
+[ "$left" -lt 4194304 ] || die "$left bytes are left"
+client expect 0 24 2 && client expect 24 "$filled" 3 || die "what was acknowledged is not there"
+fails 1 '"code": 5' "5: no snapshot below the reserve" snapshot create prod@s3 --output=json
+grep -q 'below the reserve' err || die "the reason is not told"
+ok "what is there can be looked at" tree
+ok "a snapshot is deleted all the same" snapshot delete prod@s1
+
+more() {
+	[ "$(df --output=avail -B1 fs | tail -n 1)" -gt $((left + 20 * 1048576)) ]
+}
+echo "- its space comes back"
+await 60 more || die "$(df -B1 fs)"
+echo "- and writes go on"
+client write $((24 + filled)) 8 4 || die "write"
+client expect $((24 + filled)) 8 4 && client expect 0 24 2 || die "wrong content"
+serve_stop "the server ends well"
+ok "the store is sound" check "$VMIMG_STORE"
+"$VMIMG" disk read prod@s2/web/root 0 1M | tr -d '\002' | wc -c >rest
+is "$(cat rest)" 0 "and the other snapshot holds what it did"
