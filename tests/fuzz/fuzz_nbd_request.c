@@ -96,9 +96,29 @@ static int dial(void)
 	return fd;
 }
 
+/* The fuzzer's alarm interrupts calls on a socket that has a time-out. */
 static bool hear(int fd, void *bytes, size_t len)
 {
-	return len == 0 || recv(fd, bytes, len, MSG_WAITALL) == (ssize_t)len;
+	size_t at = 0;
+	ssize_t n;
+
+	while (at < len) {
+		n = recv(fd, (uint8_t *)bytes + at, len - at, MSG_WAITALL);
+		if (n == 0 || (n < 0 && errno != EINTR))
+			return false;
+		at += n > 0 ? (size_t)n : 0;
+	}
+	return true;
+}
+
+static bool tell(int fd, const void *bytes, size_t len)
+{
+	ssize_t n;
+
+	do
+		n = send(fd, bytes, len, MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	return n == (ssize_t)len;
 }
 
 /* @script: all that a client says until its requests; @option is the last one of it. */
@@ -108,7 +128,7 @@ static int negotiate(const void *script, size_t len, uint32_t option)
 	int fd = dial();
 
 	check(hear(fd, hello, sizeof(hello)), "a greeting");
-	check(send(fd, script, len, MSG_NOSIGNAL) == (ssize_t)len, "it reads");
+	check(tell(fd, script, len), "it reads");
 	do {
 		check(hear(fd, head, sizeof(head)) && nbd_get32(head + 16) <= sizeof(data) &&
 			      hear(fd, data, nbd_get32(head + 16)),
@@ -143,9 +163,12 @@ static void take_replies(int fd, int flags)
 {
 	ssize_t n;
 
-	while (got_len < sizeof(got) &&
-	       (n = recv(fd, got + got_len, sizeof(got) - got_len, flags)) > 0)
-		got_len += (size_t)n;
+	while (got_len < sizeof(got)) {
+		n = recv(fd, got + got_len, sizeof(got) - got_len, flags);
+		if (n == 0 || (n < 0 && errno != EINTR))
+			return;
+		got_len += n > 0 ? (size_t)n : 0;
+	}
 }
 
 /* Structured replies can be walked; simple ones have payload that only the client knows of. */
@@ -181,7 +204,7 @@ static void say(int fd, const uint8_t *data, size_t len, uint8_t cut)
 		ssize_t sent = send(fd, data + at, n, MSG_NOSIGNAL | MSG_DONTWAIT);
 
 		take_replies(fd, MSG_DONTWAIT);
-		if (sent < 0 && errno != EAGAIN)
+		if (sent < 0 && errno != EAGAIN && errno != EINTR)
 			return; /* the server has had enough */
 		at += sent > 0 ? (size_t)sent : 0;
 	}
@@ -207,7 +230,7 @@ static void read_with_another(void)
 
 	nbd_put32(request, NBD_REQUEST_MAGIC);
 	nbd_put32(request + 24, 512);
-	check(send(fd, request, sizeof(request), MSG_NOSIGNAL) == sizeof(request), "it reads");
+	check(tell(fd, request, sizeof(request)), "it reads");
 	check(hear(fd, answer, sizeof(answer)) && nbd_get32(answer + 4) == 0, "others are served");
 	close(fd);
 }
