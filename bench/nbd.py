@@ -7,7 +7,8 @@ round. Prints a JSON line for each figure.
     nbd.py PART DIR [--mib=N] [--rounds=N] [--seconds=N] [--disks=N,N...] [--snapshots=N]
                     [--peer-snapshots=N] [--exports=N] [--connections=N]
 
-  head        4 KiB random on a full head; qemu-storage-daemon with raw and qcow2, io_uring, direct
+  head        4 KiB random on a full head; qemu-storage-daemon with raw and qcow2, io_uring, direct; a
+              file through io_uring without any server, for scale
   cost        4 KiB random in the page cache; nbdkit file
   first       first writes after a snapshot; qemu-storage-daemon with fresh qcow2 overlays
   sequential  one connection, 64 KiB; the file through io_uring
@@ -100,13 +101,15 @@ def part_head(o):
     uri = store.uri('v0/d0')
     bench(uri, rw='randwrite')
     raw_file(f'{o.dir}/raw', o.mib)
+    raw_file(f'{o.dir}/scale', o.mib)
     raw = qsd(o.dir, 'raw', [f'{o.dir}/raw'], 'raw')
     qcow2 = qsd(o.dir, 'qcow2', [qcow2_file(o.dir, 'full', o.mib)], 'qcow2')
     sides = (('vmimg', store, uri), ('raw', raw, raw.uri('x')), ('qcow2', qcow2, qcow2.uri('x')))
     for _, _, target in sides:
         whole(target)
     take_turns([(f'{rw}_qd{depth}', {'rw': rw, 'iodepth': depth})
-                for depth in (1, 32) for rw in ('randread', 'randwrite')], sides, o)
+                for depth in (1, 32) for rw in ('randread', 'randwrite')],
+               (*sides, ('none', None, f'raw:{o.dir}/scale')), o)
     for depth in (1, 32):
         for rw in ('randread', 'randwrite'):
             for number in range(1, o.rounds + 1):

@@ -31,6 +31,8 @@ def head_rows(table, results):
             for suffix, client in (('', ''), ('_fio', ', by fio')):
                 compare(table, results, f'4 KiB random {text}, full head{client}; qemu-storage-daemon {side}',
                         'nbd-head', what + suffix, side, f'>= {least} x', least)
+        compare(table, results, f'4 KiB random {text}, full head; a file through io_uring, no server',
+                'nbd-head', what, 'none', '', 0)
         server_cpu(table, results, f'{text}: CPU of the server a request; qemu-storage-daemon raw',
                    'nbd-head', what, 'raw')
 
