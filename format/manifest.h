@@ -78,9 +78,9 @@ int fmt_manifest_encode(const struct fmt_manifest *m, char **ret, size_t *len);
 int fmt_manifest_decode(const char *text, size_t len, struct fmt_manifest *ret,
 			struct fmt_error *err);
 
-static inline uint64_t fmt_manifest_blocks(const struct fmt_manifest_disk *disk)
+static inline uint64_t fmt_manifest_blocks(const struct fmt_manifest_disk *d)
 {
-	return (disk->size + (1ull << disk->block_bits) - 1) >> disk->block_bits;
+	return (d->size + (1ull << d->block_bits) - 1) >> d->block_bits;
 }
 
 #endif
