@@ -60,6 +60,24 @@ static int64_t export_snapshot(struct api_call *call)
 	return answer_job(call, code, job, about);
 }
 
+static int64_t export_reference_point(struct api_call *call)
+{
+	static const struct api_blame about[] = {{"refpoint", 0},
+						 {"directory", 1},
+						 {"settings", 2},
+						 {NULL, 0}};
+	char *settings = settings_text(call, 2);
+	struct vmimg_job *job = NULL;
+	uint32_t code;
+
+	if (!settings)
+		return -ENOMEM;
+	code = vmimg_export_reference_point(call->svc, api_call_text(call, 0),
+					    api_call_text(call, 1), settings, &job, &call->error);
+	free(settings);
+	return answer_job(call, code, job, about);
+}
+
 static int64_t import_snapshot(struct api_call *call)
 {
 	static const struct api_blame about[] = {{"source", 0}, {"settings", 1}, {NULL, 0}};
@@ -110,6 +128,10 @@ const struct api_method api_transfer_methods[] = {
 	{"ExportSnapshot",
 	 export_snapshot,
 	 {TEXT("SnapshotCollection", NAME_BYTES), TEXT("ExportDirectory", PATH_BYTES),
+	  SETTINGS("ExportSettingData")}},
+	{"ExportReferencePoint",
+	 export_reference_point,
+	 {TEXT("ReferencePointCollection", NAME_BYTES), TEXT("ExportDirectory", PATH_BYTES),
 	  SETTINGS("ExportSettingData")}},
 	{"ImportSnapshot",
 	 import_snapshot,

@@ -32,6 +32,7 @@ static const struct setting {
 #define AT(field) offsetof(struct api_transfer_settings, field)
 	{"CopyVmStorage", BOOLEAN, API_TRANSFER_EXPORT, AT(copy_storage), 0, 0},
 	{"DifferentialBackupBase", TEXT, API_TRANSFER_EXPORT, AT(base), 0, CAT_NS_MAX - 1},
+	{"BaseReferencePointCollection", TEXT, API_TRANSFER_REFPOINT, AT(base), 0, CAT_NS_MAX - 1},
 	{"BackupIntent", NUMBER, API_TRANSFER_EXPORT | API_TRANSFER_IMPORT, AT(intent), 1, 2},
 	{"Format", TEXT, API_TRANSFER_EXPORT, 0, 0, 16},
 	{"Compress", BOOLEAN, API_TRANSFER_EXPORT, AT(compress), 0, 0},
@@ -39,7 +40,8 @@ static const struct setting {
 	{"Collection", TEXT, API_TRANSFER_IMPORT, AT(collection), 0, CAT_NAME_MAX - 1},
 	{"RateLimit", NUMBER, API_TRANSFER_EXPORT | API_TRANSFER_IMPORT | API_TRANSFER_VERIFY,
 	 AT(rate), 0, INT64_MAX},
-	{"Synchronous", BOOLEAN, API_TRANSFER_EXPORT | API_TRANSFER_IMPORT | API_TRANSFER_VERIFY,
+	{"Synchronous", BOOLEAN,
+	 API_TRANSFER_EXPORT | API_TRANSFER_IMPORT | API_TRANSFER_VERIFY | API_TRANSFER_REFPOINT,
 	 AT(synchronous), 0, 0},
 #undef AT
 };

@@ -16,6 +16,7 @@ enum api_transfer_kind {
 	API_TRANSFER_EXPORT = 1 << 0,
 	API_TRANSFER_IMPORT = 1 << 1,
 	API_TRANSFER_VERIFY = 1 << 2,
+	API_TRANSFER_REFPOINT = 1 << 3,
 };
 
 struct api_transfer_settings {

@@ -473,7 +473,7 @@ enum vmimg_request_return {
 #define VMIMG_JOB_TYPE_SETTLE                          300 /* ours */
 #define VMIMG_JOB_TYPE_IMPORT                          301 /* ours: the family has no number for it */
 #define VMIMG_JOB_TYPE_VERIFY                          302 /* ours */
-#define VMIMG_JOB_TYPE_CLONE                            303 /* ours: the family has none */
+#define VMIMG_JOB_TYPE_CLONE                           303 /* ours: the family has none */
 #define VMIMG_EFFECT_CREATE                            5
 
 struct vmimg_job_info {
@@ -536,6 +536,15 @@ VMIMG_API int vmimg_job_get_error(struct vmimg_job *job, char **json);
 VMIMG_API uint32_t vmimg_export_snapshot(struct vmimg_service *svc, const char *snapshot,
 					 const char *directory, const char *settings,
 					 struct vmimg_job **job, struct vmimg_error *err);
+/*
+ * ExportReferencePoint: "COLLECTION#NAME" into the new @directory: refpoint.json with the point, its disks and
+ * ids, and what has changed since another point (spec/stream.md XP-9). @settings: JSON object or NULL:
+ * BaseReferencePointCollection ("COLLECTION#NAME"), and ours: Synchronous. Returns and threads as above;
+ * job type 206.
+ */
+VMIMG_API uint32_t vmimg_export_reference_point(struct vmimg_service *svc, const char *refpoint,
+						const char *directory, const char *settings,
+						struct vmimg_job **job, struct vmimg_error *err);
 /*
  * The snapshot of a stream: @source is an absolute path of an exported directory, a stream's file, or a
  * FIFO. A full one makes its collection, VMs and disks; an increment goes onto its base, exactly, or is

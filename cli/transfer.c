@@ -332,6 +332,44 @@ static int run_export(struct cli *cli, int argc, char **argv)
 	return do_export(cli, argv[0], argv[1], &e);
 }
 
+/* --- export of a reference point --- */
+
+static int run_export_point(struct cli *cli, int argc, char **argv)
+{
+	const char *base = NULL;
+	const struct cli_option options[] = {
+		{"base", 0, CLI_TEXT, &base, "COLLECTION#NAME",
+		 "with what has changed since that point"},
+		{0},
+	};
+	char *path = NULL, full[2 * VMIMG_NAME_MAX + 8];
+	struct hop none = {.path = ""};
+	struct cli_session *s = NULL;
+	json_t *report = NULL;
+	int status;
+
+	cli_parse(cli, options, argc, argv);
+	if (base)
+		snprintf(full, sizeof(full), "%.*s%s",
+			 base[0] == '#' ? (int)strcspn(argv[0], "#") : 0, argv[0], base);
+	cli_catch_interrupts();
+	if (cli_begin(cli, NULL, &s))
+		return CLI_FAILURE;
+	path = cli_absolute_path(argv[1]);
+	status = run_job(cli, s, &none, "ExportReferencePoint", "export",
+			 json_pack("{s:s, s:s, s:{s:s*}}", "ReferencePointCollection", argv[0],
+				   "ExportDirectory", path ? path : "", "ExportSettingData",
+				   "BaseReferencePointCollection", base ? full : NULL),
+			 &report);
+	free(path);
+	if (!status && cli->json) {
+		json_object_set_new(report, "return_value", json_integer(0));
+		return cli_end(cli, s, cli_print_json(cli, report));
+	}
+	json_decref(report);
+	return cli_end(cli, s, status);
+}
+
 /* --- import --- */
 
 static int do_import(struct cli *cli, const char *source, json_t *settings)
@@ -510,6 +548,9 @@ const struct cli_verb cli_transfer_verbs[] = {
 	{"snapshot export", "COLLECTION@NAME DIR",
 	 "Write a snapshot to image files or a stream; DIR - is standard output", 2, 2, run_export,
 	 0},
+	{"refpoint export", "COLLECTION#NAME DIR",
+	 "Write what a reference point says, and what changed since another", 2, 2,
+	 run_export_point, 0},
 	{"snapshot import", "DIR",
 	 "A snapshot from a stream, full or onto its base; - is standard input", 1, 1, run_import,
 	 0},

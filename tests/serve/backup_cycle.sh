@@ -99,9 +99,18 @@ for ((i = 1; i <= ROUNDS; i++)); do
 	echo "  $(get bytes) bytes"
 	[ "$(get bytes)" -lt $((52 << 20)) ] || die "everything counts as changed"
 	ok "round $i: converted" refpoint convert "prod@r$i" "prod#p$i"
+	[ "$i" != 3 ] || ok "a point is exported" refpoint export prod#p3 "$dir/point" --base='#p2'
 	ok "round $i: the old point goes" refpoint delete "prod#p$((i - 1))"
 done
 stop_loads
+python3 - <<'P' || die "the exported point says something else"
+import json
+point = json.load(open("point/refpoint.json"))
+assert point["refpoint"]["refpoint"] == "prod#p3" and point["refpoint"]["disks"] == 3
+changes = point["changes"]
+assert changes["from"] == "prod#p2" and changes["to"] == "prod#p3", changes
+assert all(d["changed"] for d in changes["disks"])
+P
 is "$("$VMIMG" snapshot list --output=json | grep -c '"snapshot_id"')" 0 "no snapshot is left"
 serve_stop "the server ends"
 ok "the store is sound" check "$VMIMG_STORE"
