@@ -47,6 +47,18 @@ void api_jobs_finish(struct vmimg_service *svc)
 	api_jobs_reap(svc);
 }
 
+/* The thread's job: a fold's is the engine's, which ends it at the close. */
+void vmimg_cancel_jobs(struct vmimg_service *svc)
+{
+	if (!svc)
+		return;
+	pthread_mutex_lock(&svc->lock);
+	for (struct vmimg_job *job = svc->jobs; job; job = job->next)
+		if (job->thread && job->work.run && !job->work.cancel)
+			vmimg_job_request_state_change(job, VMIMG_REQUEST_TERMINATE, 0, NULL);
+	pthread_mutex_unlock(&svc->lock);
+}
+
 void api_jobs_forget(struct vmimg_service *svc)
 {
 	struct vmimg_job *next;

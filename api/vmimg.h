@@ -520,6 +520,11 @@ VMIMG_API uint32_t vmimg_job_request_state_change(struct vmimg_job *job, uint16_
  */
 VMIMG_API int vmimg_job_set_rate(struct vmimg_job *job, uint64_t bytes_per_second,
 				 struct vmimg_error *err);
+/*
+ * Terminates every job that can be cancelled, but creates, which end soon by themselves: for a service that
+ * is about to be closed, which waits for jobs. Any thread.
+ */
+VMIMG_API void vmimg_cancel_jobs(struct vmimg_service *svc);
 /* GetErrorEx: the error as a JSON array of Msvm_Error-like objects, or "null". Free with vmimg_free(). */
 VMIMG_API int vmimg_job_get_error(struct vmimg_job *job, char **json);
 

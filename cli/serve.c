@@ -36,7 +36,7 @@ static int run_serve(struct cli *cli, int argc, char **argv)
 	struct serve_options o = {.store = cli->store};
 	const char *mode = NULL, *log = "text", *tls = "offer";
 	bool standby = false, buffered = false;
-	uint64_t threads = 0, connections = 0, request = 0, drain = 0, handshake = 0;
+	uint64_t fold_rate = 0, threads = 0, connections = 0, request = 0, drain = 0, handshake = 0;
 	const struct cli_option options[] = {
 		{"nbd", 0, CLI_TEXT, &o.nbd_socket, "SOCKET",
 		 "default STORE/nbd.sock; '' for none"},
@@ -60,6 +60,8 @@ static int run_serve(struct cli *cli, int argc, char **argv)
 		 "payload of all; default 512M"},
 		{"handshake-timeout", 0, CLI_COUNT, &handshake, "SECONDS", "default 10"},
 		{"drain-timeout", 0, CLI_COUNT, &drain, "SECONDS", "at the end; default 30"},
+		{"fold-rate", 0, CLI_RATE, &fold_rate, "BYTES/s",
+		 "deleted snapshots' space; default 64M/s"},
 		{"standby", 0, CLI_FLAG, &standby, NULL, "keep an overlay ready for each disk"},
 		{"buffered", 0, CLI_FLAG, &buffered, NULL, "through the page cache"},
 		{"pid-file", 0, CLI_TEXT, &o.pid_file, "FILE", "written when all can connect"},
@@ -86,6 +88,7 @@ static int run_serve(struct cli *cli, int argc, char **argv)
 	o.tls_required = !strcmp(tls, "require");
 	cli_fill_options(cli, NULL, &open_options);
 	o.open = open_options.options;
+	o.open.fold_rate = fold_rate;
 	o.open.standby = standby;
 	o.open.buffered = buffered;
 	r = serve_run(&o, &err);

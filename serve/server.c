@@ -235,6 +235,7 @@ static int run(struct srv_server *s, int signals, struct vmimg_error *err)
 	if (r == 0)
 		serve(s, signals, pulses);
 	atomic_store(&s->stopping, true);
+	vmimg_cancel_jobs(s->svc); /* who waits for one on the control socket hears of it */
 	stop_parts(s);
 	stop_workers(s);
 	free(pulses);
@@ -245,7 +246,10 @@ static int run(struct srv_server *s, int signals, struct vmimg_error *err)
 
 static int close_store(struct srv_server *s, int status, struct vmimg_error *err)
 {
-	int r = vmimg_close(s->svc);
+	int r;
+
+	vmimg_cancel_jobs(s->svc); /* begun since */
+	r = vmimg_close(s->svc);
 
 	if (r < 0 && status == 0)
 		return srv_fail(err, r, "%s: cannot close: %s", s->options.store, strerror(-r));

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* fold.c - folds as jobs, their rate and their cancel, and waiting until space has come back. */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "tests/api/fixture.h"
 
@@ -237,6 +240,78 @@ Test(api_fold, settle_refuses_what_is_not_there)
 	expect_error(vmimg_set_fold_rate(NULL, 0, &err), -EINVAL);
 	make_collection("empty", NULL);
 	expect_ok(vmimg_settle(svc, "empty", VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
+}
+
+/* The process dies in the middle of a fold, and of a job that waits for it. */
+static void die_with_a_fold(void)
+{
+	expect_ok(vmimg_open(store_dir, NULL, &err, &svc));
+	expect_ok(vmimg_set_fold_rate(svc, 65536, &err));
+	delete ("prod@s1");
+	cr_assert_eq(vmimg_settle(svc, NULL, 0, UINT64_MAX, NULL, &err), VMIMG_JOB_STARTED);
+	vmimg_job_put(running_fold());
+	raise(SIGKILL);
+}
+
+static void expect_interrupted(unsigned type)
+{
+	struct vmimg_job *job = job_of_type(type);
+	struct vmimg_job_info info;
+
+	cr_assert_not_null(job, "job of type %u", type);
+	vmimg_job_info(job, &info);
+	cr_expect_eq(info.job_state, VMIMG_JOB_EXCEPTION);
+	cr_expect_neq(info.error_description[0], 0);
+	cr_expect_not(info.cancellable);
+	vmimg_job_put(job);
+}
+
+/* JB-9, FO-8 */
+Test(api_fold, a_crash_ends_the_jobs_and_the_next_open_folds)
+{
+	int64_t layers;
+	int status;
+	pid_t pid;
+
+	make_chain();
+	layers = layers_of("web/d0");
+	fixture_close();
+	pid = fork();
+	if (pid == 0)
+		die_with_a_fold();
+	cr_assert_eq(waitpid(pid, &status, 0), pid);
+	cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	while (vmimg_open(store_dir, NULL, &err, &svc) == -EBUSY) /* T19 */
+		nap(1);
+	cr_assert_not_null(svc, "%s", err.message);
+	err = (struct vmimg_error){0};
+	expect_interrupted(VMIMG_JOB_TYPE_SETTLE);
+	expect_ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
+	cr_expect_eq(layers_of("web/d0"), layers - 1);
+	expect_content();
+}
+
+/* CP-8: a service that is to be closed soon does not wait for what may take long. */
+Test(api_fold, jobs_are_cancelled_all_together)
+{
+	struct vmimg_job *one = NULL, *other = NULL, *fold;
+
+	make_chain();
+	expect_ok(vmimg_set_fold_rate(svc, 65536, &err));
+	delete ("prod@s1");
+	fold = running_fold();
+	cr_assert_eq(vmimg_settle(svc, NULL, 0, UINT64_MAX, &one, &err), VMIMG_JOB_STARTED);
+	cr_assert_eq(vmimg_settle(svc, "prod", 0, UINT64_MAX, &other, &err), VMIMG_JOB_STARTED);
+	vmimg_cancel_jobs(svc);
+	vmimg_cancel_jobs(NULL);
+	expect_state(one, VMIMG_JOB_TERMINATED);
+	expect_state(other, VMIMG_JOB_TERMINATED);
+	vmimg_job_put(one);
+	vmimg_job_put(other);
+	fixture_reopen();
+	expect_state(fold, VMIMG_JOB_TERMINATED);
+	vmimg_job_put(fold);
+	expect_content();
 }
 
 /* JB-9, FO-8: a store that is closed in the middle of a fold leaves neither a file nor a job. */
