@@ -6,6 +6,7 @@
 #include "api/call.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -80,6 +81,28 @@ static int64_t clone_snapshot(struct api_call *call)
 	return code ? code : give(call, text, job);
 }
 
+static int64_t flatten(struct api_call *call)
+{
+	struct vmimg_job_info info = {0};
+	struct vmimg_job *job = NULL;
+	uint32_t code = vmimg_flatten(call->svc, api_call_text(call, 0), api_call_number(call, 1),
+				      api_call_bool(call, 2) ? VMIMG_FLATTEN_WAIT : 0, &job,
+				      &call->error);
+
+	if (job)
+		vmimg_job_info(job, &info);
+	vmimg_job_put(job);
+	if (code == VMIMG_INVALID_PARAMETER)
+		return api_call_blame(call, 0, code);
+	if (code != VMIMG_OK && code != VMIMG_JOB_STARTED) {
+		snprintf(call->job, sizeof(call->job), "%s", info.instance_id);
+		return code;
+	}
+	call->result = json_pack("{s:I, s:s, s:i}", "ReturnValue", (json_int_t)code, "Job",
+				 info.instance_id, "JobState", info.job_state);
+	return 0;
+}
+
 #define TEXT(param, is_required)                                                                   \
 	{                                                                                          \
 		.name = (param), .type = API_TEXT, .required = (is_required), .max = NAME_BYTES    \
@@ -92,5 +115,10 @@ const struct api_method api_branch_methods[] = {
 	{"CloneSnapshot",
 	 clone_snapshot,
 	 {TEXT("SnapshotCollection", true), TEXT("NewCollection", true)}},
+	{"Flatten",
+	 flatten,
+	 {TEXT("Name", true),
+	  {.name = "BytesPerSecond", .type = API_NUMBER, .max = INT64_MAX},
+	  {.name = "Synchronous", .type = API_BOOL}}},
 	{0},
 };

@@ -427,6 +427,20 @@ VMIMG_API uint32_t vmimg_clone_snapshot(struct vmimg_service *svc, const char *s
 					const char *to, struct vmimg_ref *result, char **json,
 					struct vmimg_job **job, struct vmimg_error *err);
 
+enum {
+	VMIMG_FLATTEN_WAIT = 1 << 0, /* return its outcome instead of 4096 */
+};
+/*
+ * Makes clones independent (spec/branch.md FT-*): @name "VM/DISK", or a collection, whose disks follow one
+ * after the other. What they have on other disks' layers is copied; attached or not, they are used all the
+ * while. @rate_limit: bytes a second, 0: none. 4096 with a job of type 304, ours; with VMIMG_FLATTEN_WAIT
+ * 0, 2, 3 or 5; 4: no such disk or collection. A disk that stands on no other's is done at once. @job: NULL,
+ * or set with 4096 and the outcomes; its bytes are of the disks' size. Cancelled, disks that are done stay
+ * so. Any thread but, with VMIMG_FLATTEN_WAIT, a queue's.
+ */
+VMIMG_API uint32_t vmimg_flatten(struct vmimg_service *svc, const char *name, uint64_t rate_limit,
+				 unsigned flags, struct vmimg_job **job, struct vmimg_error *err);
+
 /* --- jobs (CIM_ConcreteJob) --- */
 enum vmimg_job_state {
 	VMIMG_JOB_NEW = 2,
@@ -474,6 +488,7 @@ enum vmimg_request_return {
 #define VMIMG_JOB_TYPE_IMPORT                          301 /* ours: the family has no number for it */
 #define VMIMG_JOB_TYPE_VERIFY                          302 /* ours */
 #define VMIMG_JOB_TYPE_CLONE                           303 /* ours: the family has none */
+#define VMIMG_JOB_TYPE_FLATTEN                         304 /* ours */
 #define VMIMG_EFFECT_CREATE                            5
 
 struct vmimg_job_info {

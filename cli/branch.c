@@ -3,6 +3,7 @@
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/session.h"
+#include "cli/work.h"
 
 #include <stdio.h>
 
@@ -113,10 +114,46 @@ static int run_clone(struct cli *cli, int argc, char **argv)
 	return cli_end(cli, s, status);
 }
 
+static int print_flattened(struct cli *cli, struct cli_session *s, const void *arg,
+			   const json_t *result, const json_t *job)
+{
+	(void)s;
+	(void)result;
+	if (cli->json)
+		return cli_print_json(cli, json_pack("{s:s, s:i, s:o}", "name", arg, "return_value",
+						     0, "job", cli_job_document(job)));
+	printf("%s: stands on no other disk's layers\n", (const char *)arg);
+	return cli_finish_output(cli);
+}
+
+static int run_flatten(struct cli *cli, int argc, char **argv)
+{
+	struct cli_work work = {
+		.operation = "flatten",
+		.method = "Flatten",
+		.done = print_flattened,
+	};
+	uint64_t rate = 0;
+	bool async = false;
+	const struct cli_option options[] = {
+		{"rate-limit", 0, CLI_RATE, &rate, "BYTES/s", "copy at most so fast"},
+		{"async", 0, CLI_FLAG, &async, NULL,
+		 "return when the job runs; do not wait for it"},
+		{0},
+	};
+
+	cli_parse(cli, options, argc, argv);
+	work.params = json_pack("{s:s, s:I}", "Name", argv[0], "BytesPerSecond", (json_int_t)rate);
+	work.arg = argv[0];
+	return cli_run_work(cli, &work, async);
+}
+
 const struct cli_verb cli_branch_verbs[] = {
 	{"snapshot revert", "COLLECTION@NAME", "Bring every disk back to a snapshot", 1, 1,
 	 run_revert, 0},
 	{"snapshot clone", "COLLECTION@NAME NEWCOLLECTION",
 	 "Make a collection of new VMs from a snapshot, without copying", 2, 2, run_clone, 0},
+	{"disk flatten", "VM/DISK | COLLECTION", "Make clones independent of their origins", 1, 1,
+	 run_flatten, 0},
 	{0},
 };

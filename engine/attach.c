@@ -257,6 +257,31 @@ static int attach_snapshot(struct eng_store *store, struct eng_queue *queue, cha
 	return r;
 }
 
+int eng_store_attach_layer(struct eng_store *store, struct eng_queue *queue,
+			   const struct fmt_uuid *disk, const struct fmt_uuid *layer,
+			   struct fmt_error *err, struct eng_disk **ret)
+{
+	struct eng_entry *entry = begin_reading(store, queue, disk);
+	struct eng_layer **layers = NULL;
+	size_t n = 0;
+	int r;
+
+	if (!entry)
+		return -ENOMEM;
+	r = open_chain(store, layer, false, err, &layers, &n);
+	if (r == 0) {
+		r = make_disk(entry, queue, atomic_load(&layers[n - 1]->size), true, layers, n, err,
+			      ret);
+		if (r == 0)
+			free(layers);
+		else
+			put_layers(layers, n);
+	}
+	if (r < 0)
+		end_reading(store, entry);
+	return r;
+}
+
 /* --- a disk --- */
 
 struct nonce {

@@ -17,6 +17,7 @@ struct eng_part {
 	struct iovec *iov;       /* iov_inline or heap */
 	void *bounce;            /* aligned stand-in for the caller's buffer */
 	struct eng_layer *layer; /* read: whose data it is, when it must be verified */
+	struct eng_qcow2 *qcow2; /* read of a qcow2 base: that one */
 	uint32_t slot, skip;     /* read: first slot; bytes of the bounce before the data */
 	uint64_t from, len;      /* read: bytes of the request it answers */
 	struct eng_msg msg;

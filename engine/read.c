@@ -199,8 +199,7 @@ static void task_qcow2_read(struct eng_task *task)
 	struct eng_part *part = (struct eng_part *)((char *)task - offsetof(struct eng_part, task));
 	struct eng_disk *disk = part->req->disk;
 
-	part->result = eng_qcow2_read(disk->layers[0]->qcow2, part->bounce, part->len,
-				      part->op.offset, NULL);
+	part->result = eng_qcow2_read(part->qcow2, part->bounce, part->len, part->op.offset, NULL);
 	part->msg.run = msg_qcow2_read;
 	eng_queue_post(disk->queue, &part->msg);
 }
@@ -220,6 +219,7 @@ static void read_qcow2(struct eng_req *req, uint64_t at, uint64_t from, uint64_t
 	part->from = from;
 	part->len = len;
 	part->op.offset = at;
+	part->qcow2 = req->disk->layers[0]->qcow2; /* a swap may put another base in its place */
 	part->task.run = task_qcow2_read;
 	eng_pool_submit(req->disk->pool, ENG_POOL_URGENT, &part->task);
 }

@@ -133,6 +133,11 @@ enum {
 /* @name: VM/DISK or COLLECTION@SNAPSHOT/VM/DISK. On the queue's thread. */
 int eng_store_attach(struct eng_store *store, struct eng_queue *queue, const char *name,
 		     unsigned flags, struct fmt_error *err, struct eng_disk **ret);
+/* What @layer and all beneath it hold, read-only and of the layer's size; as a reader of @disk, in whose
+ * chain it is (FO-5). */
+int eng_store_attach_layer(struct eng_store *store, struct eng_queue *queue,
+			   const struct fmt_uuid *disk, const struct fmt_uuid *layer,
+			   struct fmt_error *err, struct eng_disk **ret);
 int eng_store_detach(struct eng_disk *disk);
 /* The ordinal of the layer of @disk that the snapshot froze; -ENOENT. The worker; reads the catalog. */
 int eng_store_frozen_layer(struct eng_disk *disk, const char *collection, const char *snapshot,

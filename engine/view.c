@@ -30,7 +30,8 @@ struct eng_view {
 	pthread_cond_t changed; /* lock: what follows */
 	bool started, stopping;
 	int start_result;
-	const char *adding; /* to be attached; NULL: nothing to do */
+	const char *adding;                                /* to be attached; NULL: nothing to do */
+	const struct fmt_uuid *adding_layer, *adding_disk; /* or NULL: by its name */
 	struct eng_disk *added;
 	int add_result;
 	struct fmt_error add_error;
@@ -94,8 +95,10 @@ static void attach_asked(struct eng_view *view)
 	pthread_mutex_unlock(&view->lock);
 	if (!name)
 		return;
-	r = eng_store_attach(view->store, view->queue, name, ENG_ATTACH_READ_ONLY, &view->add_error,
-			     &disk);
+	r = view->adding_layer ? eng_store_attach_layer(view->store, view->queue, view->adding_disk,
+							view->adding_layer, &view->add_error, &disk)
+			       : eng_store_attach(view->store, view->queue, name,
+						  ENG_ATTACH_READ_ONLY, &view->add_error, &disk);
 	pthread_mutex_lock(&view->lock);
 	view->added = disk;
 	view->add_result = r;
@@ -203,7 +206,8 @@ static int make_room(struct eng_view *view)
 	return 0;
 }
 
-int eng_view_add(struct eng_view *view, const char *name, struct fmt_error *err, uint32_t *ret)
+static int add(struct eng_view *view, const char *name, const struct fmt_uuid *disk,
+	       const struct fmt_uuid *layer, struct fmt_error *err, uint32_t *ret)
 {
 	char *copy = strdup(name);
 	struct view_disk *d;
@@ -216,6 +220,8 @@ int eng_view_add(struct eng_view *view, const char *name, struct fmt_error *err,
 	pthread_mutex_lock(&view->lock);
 	view->add_error.text[0] = 0;
 	view->adding = copy;
+	view->adding_disk = disk;
+	view->adding_layer = layer;
 	pthread_mutex_unlock(&view->lock);
 	eng_ring_wake(eng_queue_ring(view->queue));
 	pthread_mutex_lock(&view->lock);
@@ -232,6 +238,17 @@ int eng_view_add(struct eng_view *view, const char *name, struct fmt_error *err,
 	d->size = atomic_load(&view->added->size);
 	*ret = view->count++;
 	return 0;
+}
+
+int eng_view_add(struct eng_view *view, const char *name, struct fmt_error *err, uint32_t *ret)
+{
+	return add(view, name, NULL, NULL, err, ret);
+}
+
+int eng_view_add_layer(struct eng_view *view, const struct fmt_uuid *disk,
+		       const struct fmt_uuid *layer, struct fmt_error *err, uint32_t *ret)
+{
+	return add(view, "", disk, layer, err, ret);
 }
 
 uint64_t eng_view_size(const struct eng_view *view, uint32_t disk)

@@ -19,6 +19,9 @@ int eng_view_open(struct eng_store *store, struct fmt_error *err, struct eng_vie
 void eng_view_close(struct eng_view *view); /* NULL is fine */
 /* Opens "COLLECTION@SNAPSHOT/VM/DISK"; its number, counted from 0, in *@ret. */
 int eng_view_add(struct eng_view *view, const char *name, struct fmt_error *err, uint32_t *ret);
+/* Opens what @layer and all beneath it hold, as a reader of @disk; its number in *@ret. */
+int eng_view_add_layer(struct eng_view *view, const struct fmt_uuid *disk,
+		       const struct fmt_uuid *layer, struct fmt_error *err, uint32_t *ret);
 uint64_t eng_view_size(const struct eng_view *view, uint32_t disk);
 
 struct eng_view_piece {

@@ -107,3 +107,26 @@ done
 "$VMIMG" disk read web/root >back
 same new back "without clones the origin is as it was"
 sound "and nothing is leaked"
+
+# --- flatten ---
+v snapshot create prod@f1 '--settings={"IgnoreNonSnapshottableDisks": true}' || die "snapshot"
+v snapshot clone prod@f1 flat || die "clone"
+fails 1 '"code": 4' "4: no such disk" disk flatten flat-web/none --output=json
+ok "a flatten" disk flatten flat-web/root --output=json
+has return_value 0 "is a job"
+has state 7 "that completes"
+job=$(get id)
+ok "its job" job show "$job" --output=json
+has job_type 304 "has a type of its own"
+ok "the disk" disk show flat-web/root --output=json
+has origin null "stands on no other's"
+"$VMIMG" disk read flat-web/root >back
+same new back "and holds what it held"
+ok "a whole collection" disk flatten flat --rate-limit=1G
+"$VMIMG" disk read flat-db/root >back
+same db-1 back "too"
+v snapshot delete prod@f1 || die "delete"
+ok "the origin can go" disk delete web/root
+"$VMIMG" disk read flat-web/root >back
+same new back "and the clone stays"
+sound "and nothing is leaked"

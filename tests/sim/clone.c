@@ -4,7 +4,9 @@
  * layers that several disks stand on, and what a failure and a power loss leave (CL-*, GB-*).
  */
 #include "engine/clone.h"
+#include "engine/flatten.h"
 #include "engine/fold.h"
+#include "engine/garbage.h"
 #include "engine/revert.h"
 #include "fsck/fsck.h"
 #include "tests/unit/engine_store.h"
@@ -397,6 +399,290 @@ Test(sim_clone, power_may_fail_at_any_event)
 		cr_expect(path_holds("a/d0", 10, 0, BLOCK));
 		close_store();
 		expect_sound();
+		open_store();
+		leave_power_loss(store_dir);
+	}
+	machine = own_machine;
+	fault = own_fault;
+	eng_fault_destroy(fault);
+	eng_record_destroy(rec);
+	eng_io_destroy(machine);
+	must(eng_record_remove_tree(root) == 0);
+}
+
+/* --- flatten --- */
+
+struct flat {
+	pthread_t thread;
+	struct fmt_uuid disk;
+	struct eng_progress progress;
+	_Atomic bool done;
+	int result;
+	uint64_t copied;
+	struct fmt_error why;
+};
+
+static void *flat_main(void *arg)
+{
+	struct flat *f = arg;
+
+	f->result = eng_store_flatten(store, &f->disk, true, &f->progress, &f->why, &f->copied);
+	atomic_store(&f->done, true);
+	return NULL;
+}
+
+static void flat_start(struct flat *f, const char *vm)
+{
+	struct cat_disk row;
+
+	memset(f, 0, sizeof(*f));
+	must(eng_catalog_get_disk(store->catalog, vm, "d0", &row) == 0);
+	f->disk = row.id;
+	must(pthread_create(&f->thread, NULL, flat_main, f) == 0);
+}
+
+static int flat_end(struct flat *f)
+{
+	turn_until(atomic_load(&f->done));
+	pthread_join(f->thread, NULL);
+	return f->result;
+}
+
+static int flatten(const char *vm)
+{
+	struct flat f;
+
+	flat_start(&f, vm);
+	return flat_end(&f);
+}
+
+static bool stands_alone(const char *vm)
+{
+	struct cat_layer *chain = NULL;
+	struct cat_disk row;
+	bool alone = true;
+	size_t n = 0;
+
+	must(eng_catalog_get_disk(store->catalog, vm, "d0", &row) == 0);
+	must(eng_catalog_chain(store->catalog, &row.head, &chain, &n) == 0);
+	for (size_t i = 0; i < n; i++)
+		alone = alone && fmt_uuid_equal(&chain[i].disk, &row.id);
+	free(chain);
+	return alone;
+}
+
+/* A disk of three snapshots, cloned from the last; the clone has written over some of it. */
+static void make_clone(void)
+{
+	write_path("a/d0", 10, 0, 32 * BLOCK);
+	must(snapshot("s1") == 0);
+	write_path("a/d0", 20, 8 * BLOCK, 8 * BLOCK);
+	must(snapshot("s2") == 0);
+	attach(0, 0);
+	must(do_op(0, ENG_DISCARD, 0, 4 * BLOCK, 2 * BLOCK) == 0);
+	detach(0);
+	must(snapshot("s3") == 0);
+	must(clone_to("c", "s3", "n") == 0);
+	write_path("n-a/d0", 30, 12 * BLOCK, 2 * BLOCK + 512);
+	write_path("a/d0", 40, 0, 32 * BLOCK);
+}
+
+static bool clone_is_right(struct eng_disk *which)
+{
+	return disk_holds(which, 10, 0, 4 * BLOCK) && disk_holds(which, 0, 4 * BLOCK, 2 * BLOCK) &&
+	       disk_holds(which, 10, 6 * BLOCK, 2 * BLOCK) &&
+	       disk_holds(which, 20, 8 * BLOCK, 4 * BLOCK) &&
+	       disk_holds(which, 30, 12 * BLOCK, 2 * BLOCK + 512) &&
+	       disk_holds(which, 20, 14 * BLOCK + 512, 2 * BLOCK - 512) &&
+	       disk_holds(which, 10, 16 * BLOCK, 16 * BLOCK) &&
+	       disk_holds(which, 0, 32 * BLOCK, SIZE - 32 * BLOCK);
+}
+
+static void expect_clone(const char *path)
+{
+	attach_as(9, path, 0);
+	cr_expect(clone_is_right(disk[9]), "%s", path);
+	detach(9);
+}
+
+/* FT-1, FT-3: then origin and clone know nothing of each other. */
+Test(sim_clone, a_flattened_clone_is_independent)
+{
+	begin(1, SIZE);
+	make_clone();
+	cr_assert_eq(flatten("n-a"), 0);
+	cr_expect(stands_alone("n-a"));
+	expect_clone("n-a/d0");
+	cr_expect_eq(flatten("n-a"), 0, "once more does nothing");
+	cr_expect(view_holds("s3", 0, 20, 8 * BLOCK, 8 * BLOCK));
+	close_store();
+	expect_sound();
+	open_store();
+	expect_clone("n-a/d0");
+	must(delete_snapshot("s1") == 0 && delete_snapshot("s2") == 0 &&
+	     delete_snapshot("s3") == 0);
+	cr_expect_eq(eng_store_delete_disk(store, "a", "d0", &err), 0, "%s", err.text);
+	expect_clone("n-a/d0");
+	write_path("n-a/d0", 50, 0, SIZE);
+	end();
+}
+
+/* FT-4: the origin's snapshot has gone already: what it held goes with the last who stood on it. */
+Test(sim_clone, what_a_flattened_clone_stood_on_goes)
+{
+	struct eng_revert how = {.collection = "c", .name = "s1"};
+	struct eng_revert_result res;
+	size_t layers;
+
+	begin(1, SIZE);
+	make_clone();
+	must(eng_store_revert(store, &how, &err, &res) == 0);
+	free(res.untouched);
+	must(delete_snapshot("s2") == 0 && delete_snapshot("s3") == 0);
+	layers = count_layers();
+	cr_assert_eq(flatten("n-a"), 0);
+	cr_expect_eq(count_layers(), layers - 1, "two layers of the origin's less, a base more");
+	expect_clone("n-a/d0");
+	end();
+}
+
+/* FT-4: under its guest, and under a clone of the clone, with snapshots of both. */
+Test(sim_clone, is_flattened_while_it_is_used)
+{
+	struct flat f;
+	uint64_t n = 100;
+
+	begin(1, SIZE);
+	make_clone();
+	{
+		struct shot s;
+
+		must(shot_check("n", "t", 10 * SECOND, &s) == 0);
+		shot_launch(&s);
+		must(shot_end(&s) == 0);
+	}
+	must(clone_to("n", "t", "m") == 0);
+	attach_as(1, "n-a/d0", 0);
+	attach_as(2, "m-n-a/d0", 1);
+	cr_expect(clone_is_right(disk[1]) && clone_is_right(disk[2]));
+	flat_start(&f, "n-a");
+	while (!atomic_load(&f.done)) {
+		must(do_write(1, ++n, 40 * BLOCK, BLOCK) == 0);
+		cr_expect(holds(1, n, 40 * BLOCK, BLOCK));
+		cr_expect(holds(2, 20, 8 * BLOCK, 4 * BLOCK));
+		cr_expect(holds(1, 10, 16 * BLOCK, 16 * BLOCK));
+	}
+	cr_assert_eq(flat_end(&f), 0, "%s", f.why.text);
+	cr_expect(stands_alone("n-a"));
+	cr_expect(clone_is_right(disk[2]));
+	must(do_op(1, ENG_DISCARD, 0, 40 * BLOCK, BLOCK) == 0);
+	cr_expect(clone_is_right(disk[1]));
+	/* Nothing is left of the origin that they could read. */
+	must(delete_snapshot("s1") == 0 && delete_snapshot("s2") == 0 &&
+	     delete_snapshot("s3") == 0);
+	must(eng_store_delete_disk(store, "a", "d0", &err) == 0);
+	cr_expect(clone_is_right(disk[1]) && clone_is_right(disk[2]));
+	detach(1);
+	detach(2);
+	expect_clone("m-n-a/d0");
+	end();
+}
+
+/* FT-5 */
+Test(sim_clone, a_flatten_that_is_cancelled_leaves_nothing)
+{
+	struct flat f;
+	size_t files;
+
+	begin(1, SIZE);
+	make_clone();
+	files = count_files();
+	memset(&f, 0, sizeof(f));
+	flat_start(&f, "n-a");
+	atomic_store(&f.progress.rate, 4096);
+	turn_until(atomic_load(&f.progress.done) > 0 || atomic_load(&f.done));
+	if (eng_progress_cancel(&f.progress)) {
+		cr_expect_eq(flat_end(&f), -ECANCELED);
+		cr_expect_eq(count_files(), files);
+		cr_expect_not(stands_alone("n-a"));
+	} else {
+		cr_expect_eq(flat_end(&f), 0);
+	}
+	expect_clone("n-a/d0");
+	end();
+}
+
+/* FT-3: each call that may fail, once; the clone is right whatever came of it. */
+Test(sim_clone, a_flatten_that_fails_anywhere_harms_nothing)
+{
+	bool done = false;
+
+	for (uint64_t nth = 0; !done; nth += 1 + nth / 16) {
+		struct eng_fault_rule rule = {.ops = (1u << ENG_FAULT_OPS) - 1,
+					      .skip = nth,
+					      .error = -EIO};
+		int r, id;
+
+		begin(1, SIZE);
+		make_clone();
+		id = eng_fault_add(fault, &rule);
+		r = flatten("n-a");
+		done = eng_fault_struck(fault, id) == 0;
+		eng_fault_clear(fault);
+		if (!eng_catalog_poisoned(store->catalog)) {
+			cr_expect_eq(stands_alone("n-a"), r == 0);
+			expect_clone("n-a/d0");
+		}
+		close_store();
+		open_store();
+		expect_clone("n-a/d0");
+		close_store();
+		finish();
+	}
+}
+
+static void expect_no_damage(void *arg, const struct fsck_finding *f)
+{
+	(void)arg;
+	cr_expect_neq(f->severity, FSCK_CORRUPT, "%s: %s: %s", f->rule, f->where, f->message);
+}
+
+Test(sim_clone, power_may_fail_at_any_event_of_a_flatten)
+{
+	struct eng_io *own_machine;
+	struct eng_fault *own_fault;
+	uint64_t first, last, done;
+	struct eng_record *rec;
+
+	begin_in("/dev/shm");
+	open_store();
+	make_collection("c", "a");
+	make_disk(0, SIZE, 0);
+	close_store();
+	eng_fault_destroy(fault);
+	must(eng_record_create(machine, dir, &rec) == 0);
+	use_io(eng_record_io(rec));
+	open_store();
+	make_clone();
+	first = eng_record_index(rec);
+	must(flatten("n-a") == 0);
+	done = eng_record_index(rec);
+	close_store();
+	last = eng_record_index(rec);
+	own_machine = machine;
+	own_fault = fault;
+	for (uint64_t index = first; index <= last; index++) {
+		struct fsck_summary sum = {0};
+		char store_dir[192];
+
+		enter_power_loss(rec, index, index * 5, store_dir);
+		cr_expect(stands_alone("n-a") || index < done, "event %llu: undone",
+			  (unsigned long long)index);
+		expect_clone("n-a/d0");
+		cr_expect(view_holds("s3", 0, 20, 8 * BLOCK, 8 * BLOCK));
+		close_store();
+		must(fsck_run(machine, dir, expect_no_damage, NULL, &err, &sum) == 0);
+		cr_expect_eq(sum.corruptions, 0u);
 		open_store();
 		leave_power_loss(store_dir);
 	}
