@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/fold_refpoints.h"
+
 #define TRIES 20u /* of a look at a state that a fold moves */
 
 static struct eng_catalog *catalog_of(const struct vmimg_service *svc)
@@ -203,18 +205,10 @@ static int state_of_refpoint(struct vmimg_service *svc, const struct fmt_uuid *i
 			     struct api_state *ret)
 {
 	struct cat_refpoint_disk row;
-	void *set = NULL;
-	size_t len = 0;
-	int r = eng_catalog_get_refpoint_disk(catalog_of(svc), id, disk, &row, &set, &len);
+	int r = eng_refpoint_state(svc->store, id, disk, err, &row, &ret->extra);
 
-	if (r == 0 && fmt_uuid_is_none(&row.layer))
-		r = fmt_fail(err, -ENOTRECOVERABLE, "%s/%s: its change tracking is lost",
-			     row.vm_name, row.disk_name);
-	if (r == 0 && set)
-		r = eng_blocks_decode(set, len, err, &ret->extra);
-	free(set);
 	if (r < 0)
-		return r;
+		return r == -ENODATA ? -ENOTRECOVERABLE : r; /* RP-15 */
 	ret->eng.layer = row.layer;
 	ret->eng.size = row.size;
 	ret->eng.extra = ret->extra;

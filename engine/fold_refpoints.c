@@ -75,9 +75,10 @@ static int find_points(struct eng_catalog *cat, struct eng_refpoint_moves *m)
 /* --- the sets --- */
 
 struct coarse {
-	struct eng_blocks *set;
-	uint64_t mask; /* of the blocks within a group */
-	uint64_t end;  /* of the last range */
+	struct eng_blocks_adder adder;
+	uint64_t mask;   /* of the blocks within a group */
+	uint64_t end;    /* of the last range */
+	uint64_t lo, hi; /* groups that touch, to be added */
 };
 
 static int note_end(void *arg, uint64_t first, uint64_t count)
@@ -90,9 +91,15 @@ static int add_groups(void *arg, uint64_t first, uint64_t count)
 {
 	struct coarse *c = arg;
 	uint64_t lo = first & ~c->mask, hi = (first + count + c->mask) & ~c->mask;
+	int r = 0;
 
 	hi = hi < c->end ? hi : c->end;
-	return eng_blocks_add_range(c->set, lo, hi - lo);
+	if (lo > c->hi) {
+		r = eng_blocks_adder_add(&c->adder, c->lo, c->hi - c->lo);
+		c->lo = lo;
+	}
+	c->hi = hi;
+	return r;
 }
 
 /* RP-17: groups of 1 << @bits blocks count as a whole. */
@@ -104,10 +111,14 @@ static int make_coarse(struct eng_blocks **set, unsigned bits)
 
 	if (r < 0)
 		return r;
-	c.set = made;
+	eng_blocks_adder_init(&c.adder, made);
 	r = eng_blocks_each(*set, 0, UINT64_MAX, note_end, &c);
 	if (r == 0)
 		r = eng_blocks_each(*set, 0, UINT64_MAX, add_groups, &c);
+	if (r == 0)
+		r = eng_blocks_adder_add(&c.adder, c.lo, c.hi - c.lo);
+	if (r == 0)
+		r = eng_blocks_adder_end(&c.adder);
 	if (r < 0) {
 		eng_blocks_destroy(made);
 		return r;

@@ -70,14 +70,16 @@ static inline int rp_cut(const char *name, bool refpoint)
 	return shot_end(&s);
 }
 
+static struct cat_job rp_job; /* of the next conversions; its id none: they have no job */
+
 static inline int rp_run_convert(struct rp_call *call)
 {
 	struct cat_refpoint point = {.created_ns = 1};
-	struct cat_job none = {.type = 0};
+	struct cat_job job = rp_job;
 
 	eng_store_new_id(store, &point.id);
 	snprintf(point.name, sizeof(point.name), "%s", call->name);
-	return eng_refpoint_convert(store, "c", call->snapshot, &point, &none, &call->marked,
+	return eng_refpoint_convert(store, "c", call->snapshot, &point, &job, &call->marked,
 				    &call->why);
 }
 
