@@ -180,7 +180,7 @@ static void expect_all_broken(const struct fmt_header *h, const struct rule *rul
 		cr_expect_eq(fmt_header_decode(slot, &got, &err), -EUCLEAN, "%s", rules[i].what);
 		cr_expect_neq(err.text[0], '\0', "%s", rules[i].what);
 	}
-	edit(good, 0x138, 0, 1); /* edit() itself breaks nothing */
+	edit(good, 0x13c, 0, 1); /* edit() itself breaks nothing */
 	cr_expect_eq(fmt_header_decode(good, &got, &err), 0);
 }
 
@@ -299,6 +299,67 @@ Test(format_header, rules_of_a_sidecar)
 	h.kind = FMT_KIND_QCOW2;
 	h.state = FMT_STATE_FROZEN;
 	expect_all_broken(&h, qcow2, sizeof(qcow2) / sizeof(qcow2[0]));
+}
+
+/* FD-1 */
+Test(format_header, rules_of_a_list)
+{
+	static const struct rule overlays[] = {
+		{"without the bit", 0x18, 8, 0},
+		{"none listed", 0x138, 4, 0},
+		{"too many", 0x138, 4, FMT_REPLACED_MAX + 1},
+		{"huge", 0x138, 4, UINT32_MAX},
+		{"active", 0x84, 4, FMT_STATE_ACTIVE},
+		{"an entry of none", 0x160, 1, 0},
+		{"itself", 0x160, 1, 3},
+		{"its parent", 0x160, 1, 4},
+	};
+	static const struct rule bases[] = {
+		{"active", 0x84, 4, FMT_STATE_ACTIVE},
+		{"qcow2", 0x0c, 4, FMT_KIND_QCOW2},
+		{"without the bit", 0x18, 8, 0},
+	};
+	struct fmt_header h = sealed();
+
+	h.incompat = FMT_INCOMPAT_FOLDED;
+	h.replaced_count = 2;
+	h.replaced[0].id.b[0] = 7;
+	h.replaced[1].id.b[0] = 8;
+	expect_all_broken(&h, overlays, sizeof(overlays) / sizeof(overlays[0]));
+	h = (struct fmt_header){
+		.kind = FMT_KIND_RAW,
+		.state = FMT_STATE_FROZEN,
+		.block_bits = 12,
+		.layer_id = {{3}},
+		.size = 512,
+		.incompat = FMT_INCOMPAT_FOLDED,
+		.replaced_count = 1,
+		.replaced[0].id = {{7}},
+	};
+	expect_all_broken(&h, bases, sizeof(bases) / sizeof(bases[0]));
+}
+
+/* FD-2, SL-4 */
+Test(format_header, who_stands_on_a_layer_that_lists_others)
+{
+	const struct fmt_uuid own = {{3}}, listed = {{7}}, bare = {{8}}, other = {{9}};
+	const uint8_t hash[16] = {1, 2, 3}, another[16] = {3, 2, 1}, none[16] = {0};
+	struct fmt_header h = {
+		.kind = FMT_KIND_RAW,
+		.state = FMT_STATE_FROZEN,
+		.layer_id = own,
+		.replaced_count = 2,
+		.replaced = {{listed, {1, 2, 3}}, {bare, {0}}},
+	};
+
+	cr_expect_eq(fmt_header_check_child(&h, &own, none), 0);
+	cr_expect_eq(fmt_header_check_child(&h, &listed, hash), 0);
+	cr_expect_eq(fmt_header_check_child(&h, &listed, none), 0);
+	cr_expect_eq(fmt_header_check_child(&h, &listed, another), -EUCLEAN);
+	cr_expect_eq(fmt_header_check_child(&h, &bare, another), 0, "it had no hash");
+	cr_expect_eq(fmt_header_check_child(&h, &other, none), -ENOENT);
+	cr_expect_null(fmt_header_hash_for(&h, &other));
+	cr_expect_arr_eq(fmt_header_hash_for(&h, &listed), hash, 16);
 }
 
 static void encode_slot(uint8_t *slots, uint64_t seq)

@@ -16,6 +16,8 @@ Test(fsck_base, a_frozen_base_of_another_length_is_found)
 	assert_sound(io, store_dir);
 	cr_assert_eq(truncate(base_file(), DISK_SIZE + 512), 0);
 	assert_found(io, store_dir, "SC-3", FSCK_CORRUPT);
+	cr_assert_eq(truncate(base_file(), DISK_SIZE - 512), 0);
+	assert_found(io, store_dir, "SC-3", FSCK_CORRUPT);
 }
 
 /* A raw base in place under a snapshot; returns its path. */
