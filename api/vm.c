@@ -100,24 +100,33 @@ out:
 	return r;
 }
 
+/* The VM that a call is about. */
+static int find(struct vmimg_service *svc, const char *vm, struct vmimg_error *err,
+		struct cat_vm *ret)
+{
+	static const struct fmt_error none;
+	int r = check_arguments(svc, vm, err);
+
+	if (r < 0)
+		return r;
+	r = eng_catalog_get_vm(svc->store->catalog, vm, ret);
+	if (r == -ENOENT)
+		return api_fail(err, r, "vm %s: there is none of this name", vm);
+	return r < 0 ? api_fail_why(err, r, &none, vm) : 0;
+}
+
 int vmimg_vm_set_guest_agent(struct vmimg_service *svc, const char *vm, const char *socket,
 			     struct vmimg_error *err)
 {
 	struct fmt_error why = {""};
 	struct cat_vm row;
-	int r = check_arguments(svc, vm, err);
+	int r = find(svc, vm, err, &row);
 
+	if (r == 0)
+		r = set_agent(&row, socket, err);
 	if (r < 0)
 		return r;
-	r = eng_catalog_get_vm(svc->store->catalog, vm, &row);
-	if (r == -ENOENT)
-		return api_fail(err, r, "vm %s: there is none of this name", vm);
-	if (r == 0) {
-		r = set_agent(&row, socket, err);
-		if (r < 0)
-			return r;
-		r = put_agent(svc, &row, &why);
-	}
+	r = put_agent(svc, &row, &why);
 	return r < 0 ? api_fail_why(err, r, &why, vm) : 0;
 }
 
@@ -140,16 +149,10 @@ int vmimg_vm_delete(struct vmimg_service *svc, const char *vm, struct vmimg_erro
 {
 	struct fmt_error why = {""};
 	struct cat_vm row;
-	int r = check_arguments(svc, vm, err);
+	int r = find(svc, vm, err, &row);
 
-	if (r < 0)
-		return r;
-	r = eng_catalog_get_vm(svc->store->catalog, vm, &row);
-	if (r == -ENOENT)
-		return api_fail(err, r, "vm %s: there is none of this name", vm);
-	if (r < 0)
-		return api_fail_why(err, r, &why, vm);
-	r = check_unused(svc, &row, err);
+	if (r == 0)
+		r = check_unused(svc, &row, err);
 	if (r < 0)
 		return r;
 	r = eng_catalog_begin(svc->store->catalog);

@@ -107,6 +107,31 @@ Test(api_shrink, a_live_grow_after_it)
 	free(buf);
 }
 
+/* RZ-2: the result of a fold is as long as the longest of its inputs. */
+Test(api_shrink, folds_keep_the_zeros)
+{
+	json_t *disk;
+
+	fill("web/d0", 0, SIZE, 1);
+	expect_ok(create("prod", "s0"));
+	fill("web/d0", 0, 4096, 2);
+	expect_ok(vmimg_disk_shrink(svc, "web/d0", 4 * MIB, &err));
+	expect_ok(create("prod", "s1"));
+	fill("web/d0", MIB, MIB, 3);
+	expect_ok(create("prod", "s2"));
+	expect_ok(vmimg_destroy_snapshot(svc, "prod@s1", NULL, &err));
+	expect_ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT | VMIMG_SETTLE_WHOLE, UINT64_MAX, NULL,
+			       &err));
+	disk = describe(VMIMG_KIND_DISK, "web/d0");
+	cr_expect_eq(number(disk, "layers"), 3, "base, fold, head");
+	json_decref(disk);
+	expect_ok(vmimg_disk_resize(svc, "web/d0", SIZE, &err));
+	expect_filled("web/d0", 4 * MIB, 4 * MIB, 0);
+	expect_filled("web/d0", MIB, MIB, 3);
+	expect_filled("prod@s2/web/d0", MIB, MIB, 3);
+	expect_filled("prod@s0/web/d0", 0, SIZE, 1);
+}
+
 /* RZ-4 */
 Test(api_shrink, what_is_refused_changes_nothing)
 {
