@@ -161,6 +161,26 @@ Test(api_keep, pruning_deletes_what_no_rule_keeps)
 	json_decref(answer);
 }
 
+/* RT-1: what a revert kept goes only when asked for. */
+Test(api_keep, automatic_snapshots_stay_unless_told_to_go)
+{
+	json_t *answer = NULL;
+
+	make_snapshots(2);
+	expect_ok(
+		vmimg_apply_snapshot(svc, "prod@s0", "{\"KeptName\": \"kept\"}", NULL, NULL, &err));
+	expect_ok(prune(&(struct vmimg_prune){.keep_last = 1}, &answer));
+	cr_expect_eq(number(answer, "deleted"), 1);
+	expect_reason(answer, "prod@kept", "automatic");
+	expect_reason(answer, "prod@s1", "last #1");
+	json_decref(answer);
+	expect_ok(prune(&(struct vmimg_prune){.keep_last = 1, .automatic = true}, &answer));
+	cr_expect_eq(number(answer, "deleted"), 1);
+	expect_reason(answer, "prod@kept", "last #1");
+	json_decref(answer);
+	cr_expect_eq(count_of(VMIMG_KIND_SNAPSHOT), 1);
+}
+
 /* RT-4 */
 Test(api_keep, rules_are_checked)
 {
