@@ -44,5 +44,20 @@ def fold_rows(table, results):
     table.compare(f'delete and fold {name}', 'fold', both, commit, 'ms', 1e6, '<= 1.0 x', at_most(1))
 
 
+def diff_rows(table, results):
+    peer = results.pick('diff_peer')
+    scale = ''
+    if peer:
+        scale = (f'; qemu-img of {peer[0]["ranges"]:,} ranges: map {number(peer[0]["map_ms"])} ms, '
+                 f'compare {number(peer[0]["compare_ms"])} ms')
+    for of, bar in (('two snapshots, one layer', 50), ('two snapshots, sixteen layers', 50),
+                    ('the head, of an attached disk', 0)):
+        lines = results.pick('diff', of=of)
+        count = f'{lines[0]["ranges"]:,}' if lines else 'a million'
+        table.limit(f'GetVirtualDiskChanges of 1 TiB, {count} ranges: {of}{scale}', 'diff',
+                    [line['median_ms'] for line in lines], 'ms', 1, f'< {bar} ms' if bar else '', bar)
+        scale = ''
+
+
 if __name__ == '__main__':
-    report(delete_rows, fold_rows)
+    report(delete_rows, fold_rows, diff_rows)

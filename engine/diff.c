@@ -14,13 +14,16 @@
 #include <string.h>
 
 #include "engine/diff_live.h"
+#include "engine/diff_merge.h"
 #include "engine/fold.h"
 #include "engine/index.h"
 
 #define BUSY_NS (30ull * 1000000000) /* longest wait for a cut to end */
 #define TRIES   50u                  /* of a look at a chain that changes */
 #define NAP_NS  1000000u
-#define MANY    4096u /* runs of a layer */
+
+#define MERGE_LEAST 1024u      /* runs */
+#define MERGE_MOST  (4u << 20) /* of 32 bytes while they are merged */
 
 /* One layer to collect, and of which blocks. */
 struct part {
@@ -55,7 +58,8 @@ struct diff {
 
 struct collect {
 	struct eng_blocks_adder adder;
-	uint64_t first, last; /* of the disk's blocks */
+	struct eng_merge *merge; /* instead of the adder; or NULL */
+	uint64_t first, last;    /* of the disk's blocks */
 	uint32_t up, down; /* a layer's block is 1 << up of the disk's, or one of them 1 << down */
 };
 
@@ -65,7 +69,10 @@ static int collect_range(struct collect *c, uint64_t first, uint64_t last)
 	last = ((last << c->up) + (1ull << c->down) - 1) >> c->down;
 	first = first > c->first ? first : c->first;
 	last = last < c->last ? last : c->last;
-	return first < last ? eng_blocks_adder_add(&c->adder, first, last - first) : 0;
+	if (first >= last)
+		return 0;
+	return c->merge ? eng_merge_add(c->merge, first, last - first)
+			: eng_blocks_adder_add(&c->adder, first, last - first);
 }
 
 static int collect_run(void *arg, const struct fmt_run *run)
@@ -96,11 +103,13 @@ static int collect_base(struct collect *c, struct eng_layer *base, uint32_t disk
 	return r;
 }
 
-static int collect_into(struct eng_blocks *set, struct eng_layer *layer, uint32_t disk_bits,
-			uint64_t first, uint64_t last, struct fmt_error *err)
+/* To @merge, as a row, when that is not NULL, else to @set. */
+static int collect_layer(struct eng_blocks *set, struct eng_merge *merge, struct eng_layer *layer,
+			 uint32_t disk_bits, uint64_t first, uint64_t last, struct fmt_error *err)
 {
 	uint32_t bits = layer->block_bits;
 	struct collect c = {
+		.merge = merge,
 		.first = first,
 		.last = last,
 		.up = bits > disk_bits ? bits - disk_bits : 0,
@@ -120,32 +129,15 @@ static int collect_into(struct eng_blocks *set, struct eng_layer *layer, uint32_
 	} else {
 		r = eng_log_replay(layer, collect_run, &c, err);
 	}
-	return r < 0 ? r : eng_blocks_adder_end(&c.adder);
-}
-
-/* Many blocks between those of other layers cost less as a set of their own: each set is appended to. */
-static int collect_layer(struct eng_blocks *set, struct eng_layer *layer, uint32_t disk_bits,
-			 uint64_t first, uint64_t last, struct fmt_error *err)
-{
-	struct eng_blocks *own = NULL;
-	int r;
-
-	if (!atomic_load(&layer->sealed) || layer->hdr.index_runs < MANY ||
-	    !eng_blocks_cardinality(set))
-		return collect_into(set, layer, disk_bits, first, last, err);
-	r = eng_blocks_create(&own);
 	if (r == 0)
-		r = collect_into(own, layer, disk_bits, first, last, err);
-	if (r == 0)
-		r = eng_blocks_or(set, own);
-	eng_blocks_destroy(own);
+		r = merge ? eng_merge_end_row(merge) : eng_blocks_adder_end(&c.adder);
 	return r;
 }
 
 int eng_diff_add_layer(struct eng_blocks *set, struct eng_layer *layer, struct fmt_error *err)
 {
-	return collect_layer(set, layer, layer->block_bits, 0, FMT_SIZE_MAX >> layer->block_bits,
-			     err);
+	return collect_layer(set, NULL, layer, layer->block_bits, 0,
+			     FMT_SIZE_MAX >> layer->block_bits, err);
 }
 
 /* --- holding chains still (FO-5) --- */
@@ -369,7 +361,7 @@ static int collect_claimed(struct diff *d, const struct eng_state *from, const s
 	/* The head's log is read while nobody can attach and append to it. */
 	for (size_t i = 0; r == 0 && i < d->count; i++)
 		if (d->parts[i].is_head) {
-			r = collect_layer(d->set, d->parts[i].layer, d->disk.block_bits,
+			r = collect_layer(d->set, NULL, d->parts[i].layer, d->disk.block_bits,
 					  d->parts[i].first, d->parts[i].last, d->err);
 			eng_layer_put(d->parts[i].layer);
 			d->parts[i--] = d->parts[--d->count];
@@ -417,13 +409,40 @@ static int collect(struct diff *d, const struct eng_state *from, const struct en
 	return r;
 }
 
+/* Ascending, and its runs counted. */
+static bool is_row(const struct part *part)
+{
+	return part->layer->kind == FMT_KIND_OVERLAY && atomic_load(&part->layer->sealed);
+}
+
+/* Several layers with many runs are merged before they become a set, while that takes little memory. */
+static bool is_worth_merging(const struct diff *d, uint64_t *runs)
+{
+	size_t rows = 0;
+
+	*runs = 0;
+	for (size_t i = 0; i < d->count; i++)
+		if (is_row(&d->parts[i]) && *runs <= MERGE_MOST) {
+			rows++;
+			*runs += d->parts[i].layer->hdr.index_runs;
+		}
+	return rows > 1 && *runs >= MERGE_LEAST && *runs <= MERGE_MOST;
+}
+
 static int collect_parts(struct diff *d)
 {
-	int r = 0;
+	struct eng_merge merge = {.cap = 0};
+	uint64_t runs;
+	bool merging = is_worth_merging(d, &runs);
+	int r = merging ? eng_merge_init(&merge, runs) : 0;
 
 	for (size_t i = 0; r == 0 && i < d->count; i++)
-		r = collect_layer(d->set, d->parts[i].layer, d->disk.block_bits, d->parts[i].first,
+		r = collect_layer(d->set, merging && is_row(&d->parts[i]) ? &merge : NULL,
+				  d->parts[i].layer, d->disk.block_bits, d->parts[i].first,
 				  d->parts[i].last, d->err);
+	if (r == 0 && merging)
+		r = eng_merge_finish(&merge, d->set);
+	eng_merge_fini(&merge);
 	return r;
 }
 

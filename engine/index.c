@@ -18,6 +18,7 @@
 #include <string.h>
 
 #define INNER_CACHED 16u /* inner pages in memory at most: 64 KiB */
+#define LEAVES       16u /* read at once, at most */
 #define NO_KEY       UINT64_MAX
 
 struct inner {
@@ -160,23 +161,30 @@ static uint32_t entries_of(uint64_t total, uint32_t per, uint64_t i)
 	return left < per ? (uint32_t)left : per;
 }
 
-static int read_page(struct eng_index *index, uint64_t offset, enum fmt_page_type type,
-		     uint32_t level, uint32_t expected, uint8_t page[FMT_PAGE],
-		     struct fmt_error *err)
+/* Reads @count pages at once; each is to be checked before it is used. */
+static int read_raw(struct eng_index *index, uint64_t offset, uint32_t count, uint8_t *pages,
+		    struct fmt_error *err)
 {
-	struct fmt_error why = {{0}};
-	uint32_t count;
-	ssize_t n = eng_io_pread(index->io, index->file, page, FMT_PAGE, offset);
-	int r;
+	ssize_t n = eng_io_pread(index->io, index->file, pages, (size_t)count * FMT_PAGE, offset);
 
 	if (n < 0)
 		return fmt_fail(err, (int)n, "%s: cannot read the page at %#" PRIx64 ": %s",
 				index->path, offset, strerror((int)-n));
-	if (n < (ssize_t)FMT_PAGE)
+	if (n < (ssize_t)((size_t)count * FMT_PAGE))
 		return fmt_fail(err, -EUCLEAN,
 				"%s: the file ends inside the page at %#" PRIx64 " (SL-2)",
-				index->path, offset);
-	r = fmt_page_check(page, type, level, index->salt, offset, &count, &why);
+				index->path, offset + (uint64_t)n / FMT_PAGE * FMT_PAGE);
+	return 0;
+}
+
+static int check_page(struct eng_index *index, uint64_t offset, enum fmt_page_type type,
+		      uint32_t level, uint32_t expected, const uint8_t page[FMT_PAGE],
+		      struct fmt_error *err)
+{
+	struct fmt_error why = {{0}};
+	uint32_t count;
+	int r = fmt_page_check(page, type, level, index->salt, offset, &count, &why);
+
 	if (r < 0)
 		return fmt_fail(err, r, "%s: %s", index->path, why.text);
 	if (count != expected)
@@ -185,6 +193,15 @@ static int read_page(struct eng_index *index, uint64_t offset, enum fmt_page_typ
 				" entries, expected %" PRIu32 " (IX-2)",
 				index->path, offset, count, expected);
 	return 0;
+}
+
+static int read_page(struct eng_index *index, uint64_t offset, enum fmt_page_type type,
+		     uint32_t level, uint32_t expected, uint8_t page[FMT_PAGE],
+		     struct fmt_error *err)
+{
+	int r = read_raw(index, offset, 1, page, err);
+
+	return r < 0 ? r : check_page(index, offset, type, level, expected, page, err);
 }
 
 /* IX-4: a page starts with the key its parent gave. */
@@ -324,14 +341,49 @@ static int scan_leaf(struct eng_index *index, struct scan *scan, const uint8_t *
 	return r;
 }
 
+/* Leaves in a row, read a few at a time: one look-up wants one, a walk over all of them many. */
+struct leaves {
+	uint64_t first;
+	uint32_t count, want;
+	uint8_t *more; /* of the larger reads; or NULL */
+	uint8_t one[FMT_PAGE];
+};
+
+static int next_leaf(struct eng_index *index, struct leaves *l, uint64_t leaf,
+		     struct fmt_error *err, const uint8_t **ret)
+{
+	uint64_t left = index->shape.pages[0] - leaf,
+		 offset = index->index_offset + leaf * FMT_PAGE;
+	uint8_t *to = l->one;
+	int r = 0;
+
+	if (leaf >= l->first + l->count) {
+		l->first = leaf;
+		l->count = l->want < left ? l->want : (uint32_t)left;
+		l->want = l->want < LEAVES ? 2 * l->want : LEAVES;
+		if (l->count > 1 && !l->more)
+			l->more = malloc(LEAVES * FMT_PAGE);
+		if (!l->more)
+			l->count = 1;
+		to = l->more ? l->more : l->one;
+		r = read_raw(index, offset, l->count, to, err);
+	}
+	if (r < 0)
+		return r;
+	to = (l->more ? l->more : l->one) + (leaf - l->first) * FMT_PAGE;
+	*ret = to;
+	return check_page(index, offset, FMT_PAGE_LEAF, 0,
+			  entries_of(index->runs, FMT_LEAF_RUNS, leaf), to, err);
+}
+
 int eng_index_each(struct eng_index *index, uint64_t first, uint64_t count,
 		   int (*each)(void *arg, const struct fmt_run *run), void *arg,
 		   struct fmt_error *err)
 {
 	struct scan scan = {.first = first, .each = each, .arg = arg};
-	uint64_t leaf, key, offset;
-	uint8_t page[FMT_PAGE];
-	uint32_t runs;
+	struct leaves leaves = {.count = 0, .want = 1};
+	uint64_t leaf, key;
+	const uint8_t *page;
 	int r;
 
 	if (!count || first >= index->blocks || !index->runs)
@@ -339,19 +391,20 @@ int eng_index_each(struct eng_index *index, uint64_t first, uint64_t count,
 	scan.end = count < index->blocks - first ? first + count : index->blocks;
 	r = find_leaf(index, first, err, &leaf, &key);
 	for (; r == 0 && !scan.done && leaf < index->shape.pages[0]; leaf++) {
-		offset = index->index_offset + leaf * FMT_PAGE;
-		runs = entries_of(index->runs, FMT_LEAF_RUNS, leaf);
-		r = read_page(index, offset, FMT_PAGE_LEAF, 0, runs, page, err);
+		r = next_leaf(index, &leaves, leaf, err, &page);
 		if (r == 0 && key != NO_KEY) {
 			struct fmt_run run;
 
 			fmt_leaf_run(page, 0, &run);
-			r = check_first(index, offset, key, run.block, err);
+			r = check_first(index, index->index_offset + leaf * FMT_PAGE, key,
+					run.block, err);
 		}
 		if (r == 0)
-			r = scan_leaf(index, &scan, page, runs, err);
+			r = scan_leaf(index, &scan, page,
+				      entries_of(index->runs, FMT_LEAF_RUNS, leaf), err);
 		key = NO_KEY;
 	}
+	free(leaves.more);
 	return r;
 }
 
