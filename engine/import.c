@@ -120,7 +120,7 @@ static int begin_disk(struct reader *rd)
 		.parent = to->parent,
 		.snapshot = run->snapshot,
 		.generation = fmt_uuid_is_none(&to->parent) ? 0 : to->parent_generation + 1,
-		.size = d->size,
+		.size = d->size > to->parent_size ? d->size : to->parent_size,
 		.block_bits = d->block_bits,
 		.members = run->m->disk_count,
 		.index = rd->disk,
@@ -135,8 +135,14 @@ static int finish_disk(struct reader *rd)
 {
 	const struct fmt_manifest_disk *d = &rd->run->m->disks[rd->disk];
 	struct eng_import_disk *to = &rd->run->disks[rd->disk];
-	int r = eng_import_layer_finish(to->writer, asked_to_stop, rd, rd->err);
+	uint64_t bs = 1ull << d->block_bits, first = (d->size + bs - 1) / bs;
+	uint64_t last = (to->parent_size + bs - 1) / bs;
+	int r = 0;
 
+	if (last > first) /* RZ-2: the disk was made smaller: what it gave up must not show again */
+		r = eng_import_layer_zero(to->writer, first, last - first, rd->err);
+	if (r == 0)
+		r = eng_import_layer_finish(to->writer, asked_to_stop, rd, rd->err);
 	to->written = r == 0;
 	eng_import_layer_destroy(to->writer);
 	to->writer = NULL;

@@ -19,6 +19,7 @@ struct eng_import_disk {
 	struct fmt_uuid layer; /* the snapshot's */
 	struct fmt_uuid parent;
 	uint64_t parent_generation;
+	uint64_t parent_size; /* of its layer, bytes; 0: none */
 	uint8_t parent_hash[16];
 	struct eng_import_layer *writer; /* while it is being written */
 	bool written;

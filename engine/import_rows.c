@@ -206,6 +206,7 @@ static int take_parent(struct eng_import_run *run, struct eng_import_disk *d,
 		return r;
 	d->parent = row.id;
 	d->parent_generation = row.generation;
+	d->parent_size = layer->hdr.size;
 	if (layer->hdr.state == FMT_STATE_SEALED)
 		memcpy(d->parent_hash, layer->hdr.seal_hash, sizeof(d->parent_hash));
 	eng_layer_put(layer);

@@ -158,4 +158,29 @@ head -c 3000000 full/s1.vmstream >full4.part/s1.vmstream
 ok "another snapshot's is not gone on with" snapshot export prod@s2 full4 --resume
 ok "the manifest alone" snapshot export prod@s1 config --no-storage
 [ -s config/manifest.json ] && [ "$(ls config | wc -l)" = 1 ] || die "more than a manifest"
+
+# --- a disk that was made smaller between two snapshots (RZ-2) ---
+export VMIMG_STORE=$dir/shrunk
+v init "$VMIMG_STORE" && v vm create vm && v disk create vm/d --size=4M || die "store"
+v collection create cut vm || die "collection"
+noise content 4194304
+"$VMIMG" disk write vm/d 0 <content || die "write"
+v snapshot create cut@whole && v disk resize vm/d 1M --shrink || die "shrink"
+v snapshot create cut@short || die "snapshot"
+ok "a full stream" snapshot export cut@whole cut-whole
+ok "an increment of less" snapshot export cut@short cut-short --base=cut@whole
+export VMIMG_STORE=$dir/shrunk2
+v init "$VMIMG_STORE" || die "store"
+ok "the full one" snapshot import cut-whole
+ok "the increment" snapshot import cut-short
+head -c 1M content >expected
+"$VMIMG" disk read vm/d >back
+same expected back "the disk is as short as it was"
+ok "it grows" disk resize vm/d 4M
+head -c 3M /dev/zero >>expected
+"$VMIMG" disk read vm/d >back
+same expected back "and what it had given up does not show again"
+"$VMIMG" disk read cut@whole/vm/d >back
+same content back "but in the snapshot"
+ok "the store is sound" check "$VMIMG_STORE"
 echo "all well"
