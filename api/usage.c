@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * usage.c - used, exclusive and shared bytes in documents (US-*). Counting reads indexes and logs,
- * so the counts are kept as long as no row of the catalog changes, for a second and eight times
- * what they took to make: heads in use grow without one. Any thread.
+ * so the counts are kept as long as no row of the catalog changes and no disk is attached or
+ * detached, for a second and eight times what they took to make: heads in use grow without one. Any
+ * thread.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -15,7 +16,9 @@
 /* The counts, with their lock taken; not taken on failure. */
 static int usage_get(struct vmimg_service *svc, struct eng_usage **ret)
 {
-	uint64_t changes = eng_catalog_changes(svc->store->catalog);
+	/* Both only grow: together they do not come back to what they were. */
+	uint64_t changes = eng_catalog_changes(svc->store->catalog) +
+			   atomic_load(&svc->store->attachments);
 	uint64_t now = eng_io_now_ns(svc->io);
 	int r = 0;
 

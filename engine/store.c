@@ -480,6 +480,7 @@ void eng_entry_set_disk(struct eng_entry *entry, struct eng_disk *disk)
 	pthread_mutex_lock(&entry->store->lock);
 	entry->disk = disk;
 	pthread_mutex_unlock(&entry->store->lock);
+	atomic_fetch_add(&entry->store->attachments, 1);
 }
 
 /* Not busy: nobody changes the tail while the lock is held. */

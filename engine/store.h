@@ -76,6 +76,7 @@ struct eng_store {
 	bool checkpoint_coming; /* lock */
 	_Atomic unsigned seals; /* queued and under way */
 	_Atomic bool unsettled; /* a cut's rows could not be taken back: the next open recovers */
+	_Atomic uint64_t attachments; /* grows with every attach and detach of a disk */
 	struct eng_reading *readings; /* lock: attached snapshots' disks (hold.c) */
 	struct eng_snapshot *cuts;    /* creates from their check to their end (CU-4) */
 	uint64_t journal_key;         /* of this directory: a copied store has another */

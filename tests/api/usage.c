@@ -119,6 +119,34 @@ Test(api_usage, a_head_in_use_is_not_exact)
 	cr_assert_eq(vmimg_queue_destroy(queue), 0);
 }
 
+/* US-6: what a clone sees is not its origin's alone; US-7 lists what a disk has left. */
+Test(api_usage, clones_and_branches)
+{
+	json_t *tree, *disk;
+
+	fill("web/d0", 0, MIB, 1);
+	expect_ok(create("prod", "s0"));
+	expect_ok(vmimg_clone_snapshot(svc, "prod@s0", "copy", NULL, NULL, NULL, &err));
+	expect_usage(VMIMG_KIND_DISK, "copy-web/d0", MIB, 0);
+	fill("web/d0", 0, MIB, 2);
+	expect_usage(VMIMG_KIND_SNAPSHOT, "prod@s0", MIB, 0);
+	fill("copy-web/d0", 0, 512 * KIB, 3);
+	expect_usage(VMIMG_KIND_SNAPSHOT, "prod@s0", MIB, 512 * KIB);
+	expect_usage(VMIMG_KIND_DISK, "copy-web/d0", MIB, 512 * KIB);
+	expect_usage(VMIMG_KIND_DISK, "web/d0", MIB, MIB);
+	expect_ok(create("prod", "s1"));
+	expect_ok(vmimg_apply_snapshot(svc, "prod@s0", "{\"KeepState\": false}", NULL, NULL, &err));
+	expect_usage(VMIMG_KIND_SNAPSHOT, "prod@s1", MIB, MIB);
+	expect_usage(VMIMG_KIND_SNAPSHOT, "prod@s0", MIB, 0);
+	tree = describe(VMIMG_KIND_TREE, NULL);
+	disk = json_array_get(json_object_get(json_array_get(json_object_get(tree, "vms"), 1),
+					      "disks"),
+			      0);
+	cr_expect_str_eq(text(disk, "disk"), "web/d0");
+	cr_expect_eq(json_array_size(json_object_get(disk, "branches")), 1, "s1's layer");
+	json_decref(tree);
+}
+
 /* --- a model: which version of each block every state has --- */
 
 #define BLOCKS 64u
@@ -157,7 +185,7 @@ static void expect_model(const struct state *states)
 	}
 }
 
-/* US-1..US-3, through cuts, deletions in random order, and whatever folds meanwhile. */
+/* US-1..US-3, US-6, through cuts, deletions in random order, reverts, and whatever folds meanwhile. */
 Test(api_usage, random_lives_agree_with_a_model)
 {
 	static struct state states[STATES + 1];
@@ -167,16 +195,21 @@ Test(api_usage, random_lives_agree_with_a_model)
 
 	head->there = true;
 	for (unsigned round = 0; round < 60; round++) {
-		unsigned pick = (unsigned)rand_r(&seed) % 3;
+		unsigned pick = (unsigned)rand_r(&seed) % 7;
 		unsigned first = (unsigned)rand_r(&seed) % BLOCKS;
 		unsigned len = 1 + (unsigned)rand_r(&seed) % 16;
 
-		if (pick == 0 && made < STATES) {
+		if (pick == 6 && made && states[first % made].there) {
+			snprintf(name, sizeof(name), "prod@s%u", first % made);
+			expect_ok(vmimg_apply_snapshot(svc, name, "{\"KeepState\": false}", NULL,
+						       NULL, &err));
+			memcpy(head->version, states[first % made].version, sizeof(head->version));
+		} else if (pick < 2 && made < STATES) {
 			snprintf(name, sizeof(name), "s%u", made);
 			expect_ok(create("prod", name));
 			states[made] = *head;
 			made++;
-		} else if (pick == 1 && made && states[first % made].there) {
+		} else if (pick < 4 && pick > 1 && made && states[first % made].there) {
 			snprintf(name, sizeof(name), "prod@s%u", first % made);
 			expect_ok(vmimg_destroy_snapshot(svc, name, NULL, &err));
 			states[first % made].there = false;
