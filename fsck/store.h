@@ -46,5 +46,7 @@ void fsck_unreached(struct fsck_store *s);
 void fsck_reach(struct fsck_node *node);
 /* snapshot.c: snapshots against their layers, boundaries against their snapshots. */
 int fsck_snapshots(struct fsck_store *s);
+/* refpoint.c: reference points against the layers that they refer to, and their saved sets. */
+int fsck_refpoints(struct fsck_store *s);
 
 #endif
