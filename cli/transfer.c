@@ -7,6 +7,7 @@
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/session.h"
+#include "cli/work.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,7 +20,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define POLL_MS    100
 #define PIPE_BYTES (1 << 20)
 
 /* --- a hop between a standard stream and the store's process --- */
@@ -126,43 +126,18 @@ static void hop_end(struct hop *hop, bool failed)
 
 /* --- the job --- */
 
-static json_t *wait_job(struct cli *cli, struct cli_session *s, const char *operation,
-			const char *id, json_t **error)
-{
-	struct cli_progress progress;
-	json_t *job = NULL;
-	bool asked = false;
-
-	cli_progress_init(&progress, cli, operation);
-	do {
-		json_decref(job);
-		job = NULL;
-		*error = cli_try(s, "WaitJob",
-				 json_pack("{s:s, s:i}", "Job", id, "Timeout", POLL_MS), &job);
-		if (job)
-			cli_progress_show(&progress, cli_number(job, "percent_complete"), 100);
-		if (cli_interrupted() && !asked) {
-			json_decref(cli_try(s, "RequestStateChange",
-					    json_pack("{s:s, s:i}", "Job", id, "RequestedState",
-						      VMIMG_REQUEST_TERMINATE),
-					    NULL));
-			asked = true;
-		}
-	} while (job && cli_job_state(job) < VMIMG_JOB_COMPLETED);
-	cli_progress_fini(&progress);
-	return job;
-}
-
 /* The job's outcome: its report, or the error printed. */
 static int finish(struct cli *cli, struct cli_session *s, const char *operation, const char *id,
 		  json_t **report)
 {
-	json_t *error = NULL, *job = wait_job(cli, s, operation, id, &error);
-	const char *why = json_string_value(json_object_get(job, "error_description"));
+	json_t *error = NULL, *job = NULL;
+	const char *why;
 	int status;
 
+	cli_wait_job(cli, s, id, operation, UINT64_MAX, true, &job, &error);
 	if (!job)
 		return cli_fail_call(cli, error, NULL);
+	why = json_string_value(json_object_get(job, "error_description"));
 	if (cli_job_state(job) != VMIMG_JOB_COMPLETED) {
 		/* One that failed may have said more. */
 		json_decref(cli_try(s, "JobReport", json_pack("{s:s}", "Job", id), report));
@@ -305,9 +280,38 @@ static int do_export(struct cli *cli, const char *snapshot, const char *dir, str
 	return cli_end(cli, s, status);
 }
 
+static void prepare_export(struct cli_session *s, const void *arg, json_t *params)
+{
+	struct export e = *(const struct export *)arg;
+
+	find_base(s, &e);
+	json_object_set_new(params, "ExportSettingData", export_settings(&e));
+}
+
+/* Its report is not waited for: what was made has a manifest. */
+static int export_async(struct cli *cli, const char *snapshot, const char *dir,
+			const struct export *e)
+{
+	struct cli_work work = {
+		.operation = "export",
+		.method = "ExportSnapshot",
+		.prepare = prepare_export,
+		.arg = e,
+	};
+	char *path = cli_absolute_path(dir);
+
+	if (!path)
+		return cli_error(cli, -ENOMEM, "out of memory");
+	work.params = json_pack("{s:s, s:s}", "SnapshotCollection", snapshot, "ExportDirectory",
+				path);
+	free(path);
+	return cli_run_work(cli, &work, true);
+}
+
 static int run_export(struct cli *cli, int argc, char **argv)
 {
 	struct export e = {.format = "stream"};
+	bool async = false;
 	const struct cli_option options[] = {
 		{"base", 0, CLI_TEXT, &e.base, "SNAPSHOT|REFPOINT",
 		 "only what changed since that snapshot, or #REFPOINT"},
@@ -321,15 +325,20 @@ static int run_export(struct cli *cli, int argc, char **argv)
 		 "BackupIntent Merge: importing it deletes its base"},
 		{"no-storage", 0, CLI_FLAG, &e.no_storage, NULL, "the manifest alone"},
 		{"rate-limit", 0, CLI_RATE, &e.rate, "BYTES/s", "read at most so fast"},
+		{"async", 0, CLI_FLAG, &async, NULL,
+		 "return when the job runs; do not wait for it"},
 		{0},
 	};
 
 	cli_parse(cli, options, argc, argv);
+	if (async && !strcmp(argv[1], "-"))
+		cli_usage_error(cli, "--async: standard output does not outlive the command");
 	if (!strchr(argv[0], '@'))
 		cli_usage_error(cli, "'%s': expected COLLECTION@NAME", argv[0]);
 	if (e.base && !full_base(argv[0], e.base, e.full_base))
 		cli_usage_error(cli, "the base's name is too long");
-	return do_export(cli, argv[0], argv[1], &e);
+	return async ? export_async(cli, argv[0], argv[1], &e)
+		     : do_export(cli, argv[0], argv[1], &e);
 }
 
 /* --- export of a reference point --- */

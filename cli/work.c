@@ -148,6 +148,12 @@ void cli_settle(struct cli *cli, struct cli_session *s, const char *name, uint64
 	json_decref(error);
 }
 
+static void prepare(const struct cli_work *work, struct cli_session *s)
+{
+	if (work->prepare)
+		work->prepare(s, work->arg, work->params);
+}
+
 /* --- here --- */
 
 static int run_here(struct cli *cli, const struct cli_work *work)
@@ -162,6 +168,7 @@ static int run_here(struct cli *cli, const struct cli_work *work)
 	cli_catch_interrupts();
 	if (cli_begin(cli, &options, &s))
 		return CLI_FAILURE;
+	prepare(work, s);
 	status = cli_call(s, work->method, json_incref(work->params), &result);
 	if (status)
 		return cli_end(cli, s, status);
@@ -250,6 +257,7 @@ static int run_background(struct cli *cli, const struct cli_work *work, int pipe
 			       cli_error_document(r, *err.message ? err.message : strerror(-r))));
 		return CLI_FAILURE;
 	}
+	prepare(work, s);
 	error = cli_try(s, work->method, json_incref(work->params), &result);
 	if (error) {
 		tell(pipe, json_pack("{s:o}", "error", error));
@@ -329,6 +337,7 @@ static int run_elsewhere(struct cli *cli, const struct cli_work *work)
 		cli_usage_error(cli, "no store: give --store=DIR or set VMIMG_STORE");
 	if (cli_begin_served(cli, &s) < 0)
 		return run_in_background(cli, work);
+	prepare(work, s);
 	status = cli_call(s, work->method, json_incref(work->params), &result);
 	if (!status)
 		status = print_started(cli, work, started_document(work, result));

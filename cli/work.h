@@ -13,6 +13,8 @@ struct cli_work {
 	const char *operation; /* of the bar */
 	const char *method;    /* its result has "Job", an instance id */
 	json_t *params;        /* taken */
+	/* Adds what only the store can tell, once it is there; NULL: nothing. */
+	void (*prepare)(struct cli_session *s, const void *arg, json_t *params);
 	/*
 	 * Whose space is to be given back afterwards (cli_settle(); NULL: nobody's), and how fast folds
 	 * and seals go on an idle store (bytes a second; 0: no limit).

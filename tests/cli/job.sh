@@ -37,6 +37,11 @@ grep -qE '^job [0-9a-f-]{36}$' out || die "no job"
 id_b=$(sed 's/^job //' out)
 ! served || ok "which is the server's" job wait "$id_b"
 ok "the next command waits for the store" snapshot show c@b
+ok "an export is left to others too" snapshot export c@a "$dir/exported" --async --output=json
+has return_value 4096 "it returns at once"
+ok "and is waited for like any job" job wait "$(get id)"
+ok "then all of it is there" snapshot verify "$dir/exported"
+fails 2 "standard output" "but not through a pipe" snapshot export c@a - --async
 fails 1 '"code": 4[,}]' "what is refused is refused at once" snapshot create c@a --async --output=json
 [ ! -s out ] || die "and prints nothing else"
 fails 1 "no-store" "a store that is not there" -s no-store snapshot create c --async
