@@ -339,14 +339,26 @@ static int learn_size(struct diff *d, struct side *side)
 	return r;
 }
 
+/* Attached for writing: it stays while we have the shape lock; a view of it comes and goes. */
+static struct eng_disk *find_attached(struct diff *d)
+{
+	struct eng_disk *disk;
+
+	pthread_mutex_lock(&d->store->lock);
+	disk = d->entry->disk;
+	if (disk && disk->read_only)
+		disk = NULL;
+	pthread_mutex_unlock(&d->store->lock);
+	return disk;
+}
+
 static int collect_claimed(struct diff *d, const struct eng_state *from, const struct eng_state *to)
 {
-	struct eng_disk *disk = d->entry->disk;
 	int r = hold_chains(d, from, to);
 
 	if (r < 0)
 		return r;
-	d->attached = disk && !disk->read_only ? disk : NULL;
+	d->attached = find_attached(d);
 	if (d->entry->refused && (d->sides[0].is_now || d->sides[1].is_now))
 		return fmt_fail(d->err, -ENOTRECOVERABLE,
 				"%s/%s: recovery refused it, or it was not detached cleanly",
