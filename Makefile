@@ -19,7 +19,7 @@ CFLAGS ?= -O2 -g
 ALL_CFLAGS := -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wstrict-prototypes \
 	-Wmissing-prototypes -fvisibility=hidden -fPIC -pthread $(CFLAGS)
 ALL_LDFLAGS := -pthread $(LDFLAGS)
-LIBS := -luring -lxxhash -lz -lsqlite3 -ljansson -lroaring
+LIBS := -luring -lxxhash -lz -ldeflate -lsqlite3 -ljansson -lroaring
 # The command's, beyond the library's.
 TOOL_LIBS := -lgnutls -lsystemd -lnbd
 
@@ -307,7 +307,7 @@ demo-vm: deps
 
 # ---- packages, install, clean ---------------------------------------------------------------------
 
-DEPS := gcc libc6-dev liburing-dev libxxhash-dev zlib1g-dev libsqlite3-dev libjansson-dev libroaring-dev \
+DEPS := gcc libc6-dev liburing-dev libxxhash-dev zlib1g-dev libdeflate-dev libsqlite3-dev libjansson-dev libroaring-dev \
 	libgnutls28-dev libsystemd-dev libnbd-dev systemd python3 \
 	libcriterion-dev pkg-config util-linux qemu-utils qemu-system-common e2fsprogs xfsprogs \
 	libnbd-bin python3-libnbd fio gnutls-bin qemu-system-x86 cpio kmod

@@ -557,8 +557,8 @@ VMIMG_API uint32_t vmimg_export_snapshot(struct vmimg_service *svc, const char *
 					 const char *directory, const char *settings,
 					 struct vmimg_job **job, struct vmimg_error *err);
 /*
- * ExportReferencePoint: "COLLECTION#NAME" into the new @directory: refpoint.json with the point, its disks and
- * ids, and what has changed since another point (spec/stream.md XP-9). @settings: JSON object or NULL:
+ * ExportReferencePoint: "COLLECTION#NAME" into the new @directory: refpoint.json with the point, its disks
+ * and ids, and what has changed since another point (spec/stream.md XP-9). @settings: JSON object or NULL:
  * BaseReferencePointCollection ("COLLECTION#NAME"), and ours: Synchronous. Returns and threads as above;
  * job type 206.
  */

@@ -11,6 +11,8 @@
   fold    --mib of changes joined on an idle store, as fast as it goes, against `cp` and a sync of as many
           bytes, cold; and a snapshot deleted and its space given back, against `qemu-img commit` of the
           same changes.
+  export  an increment of --mib, written at random in blocks of 4 KiB, to a pipe, against reading the same
+          blocks, cold; and an increment of --mib of /usr compressed, against `qemu-img convert -c`.
 """
 import argparse, json, os, shutil, time
 
@@ -215,6 +217,48 @@ def part_fold(o):
         for side, measure in (('delete', delete_alone), ('delete_fold', commit_ours),
                               ('commit', commit_peer)):
             show(what='commit', side=side, round=number, mib=o.mib, took_ns=measure(o, change))
+
+
+# --- export ---
+
+def drained(command):
+    return timed(lambda: run('bash', '-o', 'pipefail', '-c', f'{command} | cat >/dev/null'))
+
+
+def export_random(o, number):
+    """Every block of the disk has changed, in no order."""
+    store = make_store(o, 'export', o.mib)
+    run(VMIMG, 'bench', 'm/d', '--rw=randwrite', '--bs=4k', '--iodepth=32', f'--number-ios={o.mib * 256}')
+    run(VMIMG, 'snapshot', 'create', 'c@s1')
+    run(VMIMG, 'settle')
+    for side, command in (('read', 'disk read c@s1/m/d'), ('export', 'snapshot export c@s1 - --base=base')):
+        evict(o.dir)
+        show(what='export', side=side, round=number,
+             bytes_per_s=(o.mib << 20) * 1e9 / drained(f'"{VMIMG}" {command}'))
+    shutil.rmtree(store)
+
+
+def export_compressed(o, number, text):
+    store = make_store(o, 'export', o.mib)
+    write(text, 0)
+    run(VMIMG, 'snapshot', 'create', 'c@s1')
+    run(VMIMG, 'settle')
+    ours = drained(f'"{VMIMG}" snapshot export c@s1 - --base=base --compress')
+    peer = timed(lambda: run('qemu-img', 'convert', '-q', '-c', '-f', 'raw', '-O', 'qcow2', text,
+                             f'{o.dir}/peer.qcow2'))
+    os.unlink(f'{o.dir}/peer.qcow2')
+    for side, ns in (('vmimg', ours), ('qemu-img', peer)):
+        show(what='export-c', side=side, round=number, bytes_per_s=(o.mib << 20) * 1e9 / ns)
+    shutil.rmtree(store)
+
+
+def part_export(o):
+    text = f'{o.dir}/text'
+    run('bash', '-c', f'tar cf - /usr 2>/dev/null | head -c {o.mib << 20} >"{text}"')
+    run('truncate', '-s', f'{o.mib}M', text)
+    for number in range(1, o.rounds + 1):
+        export_random(o, number)
+        export_compressed(o, number, text)
 
 
 def main():

@@ -59,5 +59,16 @@ def diff_rows(table, results):
         scale = ''
 
 
+def export_rows(table, results):
+    ours, peer = (results.values('bytes_per_s', 'lifecycle', what='export', side=side)
+                  for side in ('export', 'read'))
+    table.compare('incremental export to a pipe, random 4 KiB changes, cold; reading the changed blocks',
+                  'export', ours, peer, 'MB/s', 1e6, '>= 0.8 x', at_least(0.8))
+    ours, peer = (results.values('bytes_per_s', 'lifecycle', what='export-c', side=side)
+                  for side in ('vmimg', 'qemu-img'))
+    table.compare('the same of /usr, zlib; `qemu-img convert -c`', 'export', ours, peer, 'MB/s', 1e6,
+                  '>= 2 x', at_least(2))
+
+
 if __name__ == '__main__':
-    report(delete_rows, fold_rows, diff_rows)
+    report(delete_rows, fold_rows, diff_rows, export_rows)

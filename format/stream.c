@@ -8,10 +8,10 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <libdeflate.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
-#include <zlib.h>
 
 static const char stream_magic[8] = "VMIMGSTM";
 static const char frame_magic[4] = "VMSF";
@@ -294,7 +294,11 @@ void fmt_digest_get(const struct fmt_digest *d, uint8_t ret[16])
 /* --- compression --- */
 
 struct fmt_deflater {
-	z_stream z;
+	struct libdeflate_compressor *c;
+};
+
+struct fmt_inflater {
+	struct libdeflate_decompressor *d;
 };
 
 /* Level 1: of a stream that is a backup, speed counts more than the last percents. */
@@ -302,7 +306,9 @@ struct fmt_deflater *fmt_deflater_create(void)
 {
 	struct fmt_deflater *d = calloc(1, sizeof(*d));
 
-	if (d && deflateInit2(&d->z, 1, Z_DEFLATED, -15, 9, Z_DEFAULT_STRATEGY) != Z_OK) {
+	if (d)
+		d->c = libdeflate_alloc_compressor(1);
+	if (d && !d->c) {
 		free(d);
 		d = NULL;
 	}
@@ -312,32 +318,22 @@ struct fmt_deflater *fmt_deflater_create(void)
 void fmt_deflater_destroy(struct fmt_deflater *d)
 {
 	if (d)
-		deflateEnd(&d->z);
+		libdeflate_free_compressor(d->c);
 	free(d);
 }
 
 uint32_t fmt_deflate(struct fmt_deflater *d, const void *src, uint32_t len, void *dst)
 {
-	int r;
-
-	deflateReset(&d->z);
-	d->z.next_in = (Bytef *)src;
-	d->z.avail_in = len;
-	d->z.next_out = dst;
-	d->z.avail_out = len - 1;
-	r = deflate(&d->z, Z_FINISH);
-	return r == Z_STREAM_END ? len - 1 - d->z.avail_out : 0;
+	return (uint32_t)libdeflate_deflate_compress(d->c, src, len, dst, len - 1);
 }
-
-struct fmt_inflater {
-	z_stream z;
-};
 
 struct fmt_inflater *fmt_inflater_create(void)
 {
 	struct fmt_inflater *i = calloc(1, sizeof(*i));
 
-	if (i && inflateInit2(&i->z, -15) != Z_OK) {
+	if (i)
+		i->d = libdeflate_alloc_decompressor();
+	if (i && !i->d) {
 		free(i);
 		i = NULL;
 	}
@@ -347,20 +343,16 @@ struct fmt_inflater *fmt_inflater_create(void)
 void fmt_inflater_destroy(struct fmt_inflater *i)
 {
 	if (i)
-		inflateEnd(&i->z);
+		libdeflate_free_decompressor(i->d);
 	free(i);
 }
 
 int fmt_inflate(struct fmt_inflater *i, const void *src, uint32_t src_len, void *dst,
 		uint32_t dst_len)
 {
-	int r;
+	size_t in = 0, out = 0;
+	enum libdeflate_result r = libdeflate_deflate_decompress_ex(i->d, src, src_len, dst,
+								    dst_len, &in, &out);
 
-	inflateReset(&i->z);
-	i->z.next_in = (Bytef *)src;
-	i->z.avail_in = src_len;
-	i->z.next_out = dst;
-	i->z.avail_out = dst_len;
-	r = inflate(&i->z, Z_FINISH);
-	return r == Z_STREAM_END && !i->z.avail_in && !i->z.avail_out ? 0 : -EUCLEAN;
+	return r == LIBDEFLATE_SUCCESS && in == src_len && out == dst_len ? 0 : -EUCLEAN;
 }

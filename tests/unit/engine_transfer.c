@@ -161,6 +161,28 @@ static bool has(const char *name)
 	return eng_catalog_get_snapshot(store->catalog, "c", name, &snap) == 0;
 }
 
+/* IP-4 */
+Test(engine_transfer, increment_goes_onto_its_base_alone, .timeout = 60)
+{
+	struct memory full, inc;
+
+	restore_scene(&full, &inc);
+	cr_expect(eq(int, import(&inc, NULL, NULL), -ESTALE), "without its base: %s", err.text);
+	must(import(&full, NULL, NULL) == 0);
+	attach(0, 0);
+	cr_expect(eq(int, import(&inc, NULL, NULL), -EBUSY), "attached: %s", err.text);
+	must(do_write(0, 5, 0, 4096) == 0);
+	detach(0);
+	cr_expect(eq(int, import(&inc, NULL, NULL), -ESTALE), "written to: %s", err.text);
+	cr_expect(not(has("s2")));
+	must(snapshot("own") == 0);
+	cr_expect(eq(int, import(&inc, NULL, NULL), -ESTALE), "another layer: %s", err.text);
+	close_store();
+	finish();
+	free(full.p);
+	free(inc.p);
+}
+
 /* IP-1, T15: each kind of operation fails once, from the first one on to where none is left to fail. */
 static void import_with_faults(uint32_t op, int error)
 {
