@@ -3,8 +3,8 @@
  * fold_copy.c - see fold_copy.h.
  *
  * The indexes are merged twice: to know how much there is, and to collect what is to be copied. What was
- * collected is put in the order in which the inputs have it, and so read from front to back. Blocks of zeros become holes where they
- * come in long runs, and are written where they do not.
+ * collected is put in the order in which the inputs have it, and so read from front to back. Blocks of
+ * zeros become holes where they come in long runs, and are written where they do not.
  *
  * Memory: 16 bytes a block for a million blocks at a time, and one window.
  */
