@@ -203,7 +203,7 @@ BUDGETS := \
 	fault:60:1800 \
 	guest:50:600 \
 	sim:30:3600 \
-	sim/life:30:7200 \
+	sim/life:30:10800 \
 	sim/life_loss:30:7200 \
 	crash:90:3600
 

@@ -93,6 +93,9 @@ enum life_kind {
 	LIFE_CONVERT,  /* snap, point */
 	LIFE_POINT,    /* point */
 	LIFE_UNPOINT,  /* point */
+	LIFE_COPY,     /* snap, group, copies; kept: the snapshot of an import, or -1 */
+	LIFE_UNDISK,   /* disk */
+	LIFE_UNGROUP,  /* group */
 	LIFE_KINDS,
 };
 
@@ -100,6 +103,7 @@ struct life_op {
 	enum life_kind kind;
 	uint32_t snap, disk, group, keep, point;
 	int kept;
+	uint32_t copy_count, copies[LIFE_MEMBERS]; /* disks */
 	uint64_t size;
 	char name[LIFE_NAME];
 	/* The writes that were under way at some time of it: in or out of what it captures. */
@@ -260,6 +264,22 @@ void life_reattach(void);
 bool life_wait_for_job(struct vmimg_job *job, bool load, bool cancel);
 /* --- change tracking (life_track.c) --- */
 void life_diff(void);
+void life_convert(void);
+void life_point(void);
+void life_unpoint(void);
+void life_recover_convert(void);
+void life_recover_point(void);
+void life_recover_unpoint(void);
+void life_check_points(void);
+
+/* --- copies (life_copy.c) --- */
+void life_clone(void);
+void life_import(void);
+void life_uncopy(void);
+void life_uncopy_all(void);
+void life_recover_copy(void);
+void life_recover_undisk(void);
+void life_recover_ungroup(void);
 
 /* --- branches (life_branch.c) --- */
 void life_revert(void);

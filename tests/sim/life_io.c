@@ -29,10 +29,14 @@ void life_attach(uint32_t disk)
 	life_must(r == 0, "attach %s: %d, %s", life_disk_name(disk), r, err.message);
 }
 
+/* But the one whose deletion a death has cut short: see life_recover_undisk(). */
 void life_attach_all(void)
 {
+	const struct life_op *op = &world->op;
+
 	for (uint32_t i = 0; i < LIFE_DISKS; i++)
-		if (world->disk[i].there && !life.disk[i])
+		if (world->disk[i].there && !life.disk[i] &&
+		    !(op->kind == LIFE_UNDISK && op->disk == i))
 			life_attach(i);
 }
 
@@ -195,7 +199,6 @@ void life_begin_write(void)
 	if (life_touched)
 		life_touched(false);
 	life.slot[free].write = w;
-	world->steps++;
 	submit(&life.slot[free], op, !world->loss && life_chance(16) ? VMIMG_FUA : 0);
 }
 

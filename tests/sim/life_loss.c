@@ -27,7 +27,7 @@
 #include "tests/lib/random.h"
 #include "tests/sim/life.h"
 
-#define LOAD_STEPS   900u
+#define LOAD_STEPS   600u
 #define MARKS        300u
 #define REPLAYS_LOAD 320u /* of one load */
 #define WORKERS      2u

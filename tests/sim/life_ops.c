@@ -59,6 +59,8 @@ void life_snapshot(void)
 		life_quiet();
 	world->op.snap = (uint32_t)free;
 	life_draw(snap, (uint32_t)group, "s");
+	if (!snap->count)
+		return; /* a copy that is on its way out */
 	life_open_window();
 	life_op_begin(LIFE_SNAPSHOT);
 	snprintf(world->doing, sizeof(world->doing), "create %s", life_snap_name(snap));
@@ -203,6 +205,7 @@ void life_check_lists(void)
 		expected += snap->there;
 	}
 	life_must(n == expected, "%zu snapshots, expected %u", n, expected);
+	life_check_points();
 }
 
 /* --- after a death --- */
@@ -250,6 +253,12 @@ void life_recover(void)
 	case LIFE_HOLD: life_recover_hold(); break;
 	case LIFE_PRUNE: life_recover_prune(); break;
 	case LIFE_REVERT: life_recover_revert(); break;
+	case LIFE_CONVERT: life_recover_convert(); break;
+	case LIFE_POINT: life_recover_point(); break;
+	case LIFE_UNPOINT: life_recover_unpoint(); break;
+	case LIFE_COPY: life_recover_copy(); break;
+	case LIFE_UNDISK: life_recover_undisk(); break;
+	case LIFE_UNGROUP: life_recover_ungroup(); break;
 	default: break;
 	}
 	life_op_end();

@@ -39,9 +39,14 @@ static const struct {
 	void (*run)(void);
 	uint32_t weight;
 } ops[] = {
-	{"snapshot", life_snapshot, 30}, {"delete", life_delete, 24},    {"grow", life_resize, 4},
-	{"folds", life_folds, 8},        {"reattach", life_reattach, 4}, {"diff", life_diff, 10},
-	{"hold", life_hold, 5},          {"prune", life_prune, 3},       {"revert", life_revert, 8},
+	{"snapshot", life_snapshot, 30}, {"delete", life_delete, 24},
+	{"grow", life_resize, 4},        {"folds", life_folds, 8},
+	{"reattach", life_reattach, 4},  {"diff", life_diff, 10},
+	{"hold", life_hold, 5},          {"prune", life_prune, 3},
+	{"revert", life_revert, 8},      {"convert", life_convert, 10},
+	{"point", life_point, 6},        {"unpoint", life_unpoint, 10},
+	{"clone", life_clone, 6},        {"import", life_import, 4},
+	{"uncopy", life_uncopy, 14},
 };
 #define OPS (sizeof(ops) / sizeof(ops[0]))
 
@@ -70,26 +75,24 @@ void life_step(void)
 	int i;
 
 	world->doing[0] = 0;
-	if (what < 64) {
+	world->steps++; /* what is written beside operations is not counted */
+	if (what < 60) {
 		life_begin_write();
 		world->counts[STEP_WRITE]++;
-		return;
-	}
-	world->steps++;
-	if (what < 70) {
+	} else if (what < 66) {
 		life_flush();
 		world->counts[STEP_FLUSH]++;
-	} else if (what < 80) {
+	} else if (what < 74) {
 		i = life_some_disk();
 		if (i >= 0)
 			life_check_head((uint32_t)i, false);
 		world->counts[STEP_HEAD]++;
-	} else if (what < 86) {
+	} else if (what < 79) {
 		i = life_some_snap();
 		if (i >= 0)
 			life_check_snap(&world->snap[i], false);
 		world->counts[STEP_SNAP]++;
-	} else if (what < (world->loss ? 80 : 92)) {
+	} else if (what < (world->loss ? 86 : 92)) {
 		life_turn(life_chance(16) ? 2000000 : 0);
 		world->counts[STEP_TURN]++;
 	} else {

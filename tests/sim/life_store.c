@@ -236,6 +236,9 @@ void life_let_go(void)
 			life_release(&world->snap[i]);
 	while (life_some_snap() >= 0)
 		life_delete();
+	while (life_some_point() >= 0)
+		life_unpoint();
+	life_uncopy_all();
 	life_quiet();
 	wait_for_folds();
 }
