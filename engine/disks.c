@@ -475,6 +475,17 @@ void eng_store_remove_files(struct eng_store *store, const struct cat_layer *lay
 	eng_io_sync_dir(store->io, store->layers_dir);
 }
 
+/* What a clone stood on may be joined now that nothing else does; its own rows are gone. */
+static void want_beneath(struct eng_store *store, const struct cat_layer *layers, size_t n)
+{
+	struct cat_layer row;
+
+	for (size_t i = 0; i < n; i++)
+		if (!fmt_uuid_is_none(&layers[i].parent) &&
+		    eng_catalog_get_layer(store->catalog, &layers[i].parent, &row) == 0)
+			eng_folder_want(store->folder, &row.disk);
+}
+
 static int delete_claimed(struct eng_entry *entry, const struct cat_disk *disk,
 			  struct fmt_error *err)
 {
@@ -500,6 +511,7 @@ static int delete_claimed(struct eng_entry *entry, const struct cat_disk *disk,
 		entry->base_lock = NULL;
 		eng_store_remove_files(store, layers, n);
 		eng_garbage_files(store, &garbage);
+		want_beneath(store, layers, n);
 	}
 	eng_garbage_fini(&garbage);
 	free(layers);

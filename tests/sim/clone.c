@@ -162,6 +162,29 @@ Test(sim_clone, what_cannot_be_is_refused_and_changes_nothing)
 	end();
 }
 
+/* GB-1, FO-9: nobody else asks for it; the origin's chain would stay as long as the clone made it */
+Test(sim_clone, what_it_stood_on_is_folded_when_it_has_gone)
+{
+	begin(1, SIZE);
+	close_store();
+	options.no_folds = false;
+	options.fold_rate = UINT64_MAX;
+	open_store();
+	write_path("a/d0", 10, 0, 8 * BLOCK);
+	must(snapshot("s1") == 0);
+	write_path("a/d0", 20, 8 * BLOCK, 8 * BLOCK);
+	must(snapshot("s2") == 0);
+	must(clone_to("c", "s1", "n") == 0);
+	must(delete_snapshot("s1") == 0 && delete_snapshot("s2") == 0);
+	turn_for(2 * SECOND);
+	cr_expect_eq(count_layers(), 4); /* the base has two children */
+	must(eng_store_delete_disk(store, "n-a", "d0", &err) == 0);
+	turn_until(count_layers() == 2);
+	cr_expect(path_holds("a/d0", 10, 0, 8 * BLOCK));
+	cr_expect(path_holds("a/d0", 20, 8 * BLOCK, 8 * BLOCK));
+	end();
+}
+
 /* CL-5, T25: whatever goes above and beside it. */
 Test(sim_clone, keeps_what_it_stands_on_until_it_goes)
 {

@@ -258,6 +258,7 @@ uint32_t life_beside(uint32_t (*call)(void *arg), void *arg, bool load);
 void life_snapshot(void);
 void life_delete(void);
 void life_resize(void);
+void life_shrink(void);
 void life_folds(void);
 void life_reattach(void);
 /* Until the job has ended, which it must do well unless it was cancelled or a roll went first. */

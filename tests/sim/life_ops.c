@@ -149,6 +149,56 @@ void life_resize(void)
 	life_op_end();
 }
 
+static uint32_t call_shrink(void *arg)
+{
+	const struct resize *a = arg;
+
+	return (uint32_t)-vmimg_disk_shrink(life.svc, a->disk, a->size, &err);
+}
+
+/* RZ: what lies beyond the end is gone, also when the disk grows again. */
+static void cut_off(uint32_t disk, uint64_t size)
+{
+	struct life_disk *d = &world->disk[disk];
+
+	for (uint32_t u = life_units(size); u < life_units(d->size); u++)
+		world->state[d->state].unit[u] = 0;
+	d->size = size;
+	life_all_durable(disk);
+}
+
+/* A quarter of it at most, and never what is the user's own file. */
+void life_shrink(void)
+{
+	int i = life_some_disk();
+	struct cat_disk row;
+	struct resize a;
+	uint32_t r;
+
+	if (i < 0 || !strcmp(world->disk[i].name, "d1") || world->disk[i].size < 80 * LIFE_WRITE)
+		return;
+	life_must(eng_catalog_get_disk(life.svc->store->catalog, world->disk[i].vm,
+				       world->disk[i].name, &row) == 0,
+		  "%s is lost", life_disk_name((uint32_t)i));
+	a.size = world->disk[i].size - world->disk[i].size * life_pick(64) / 256;
+	a.size = a.size >> row.block_bits << row.block_bits;
+	if (a.size == world->disk[i].size || a.size < 4 * LIFE_WRITE * LIFE_UNIT)
+		return;
+	snprintf(a.disk, sizeof(a.disk), "%s", life_disk_name((uint32_t)i));
+	snprintf(world->doing, sizeof(world->doing), "shrink %s to %llu", a.disk,
+		 (unsigned long long)a.size);
+	life_detach((uint32_t)i);
+	world->op.disk = (uint32_t)i;
+	world->op.size = a.size;
+	life_op_begin(LIFE_RESIZE);
+	r = life_beside(call_shrink, &a, true);
+	life_must(r == 0, "%s: %u, %s", world->doing, r, err.message);
+	cut_off((uint32_t)i, a.size);
+	life_op_end();
+	life_attach((uint32_t)i);
+	life_check_head((uint32_t)i, life_chance(4));
+}
+
 /* A fold may be slowed down, let go, or ended in the middle. */
 void life_folds(void)
 {
@@ -241,6 +291,8 @@ static void recover_resize(void)
 		  "%s: size is %llu after a kill, expected %llu or %llu", life_disk_name(i),
 		  (unsigned long long)size, (unsigned long long)world->disk[i].size,
 		  (unsigned long long)world->op.size);
+	if (size < world->disk[i].size)
+		cut_off(i, size);
 	world->disk[i].size = size;
 }
 

@@ -40,13 +40,13 @@ static const struct {
 	uint32_t weight;
 } ops[] = {
 	{"snapshot", life_snapshot, 30}, {"delete", life_delete, 24},
-	{"grow", life_resize, 4},        {"folds", life_folds, 8},
-	{"reattach", life_reattach, 4},  {"diff", life_diff, 10},
-	{"hold", life_hold, 5},          {"prune", life_prune, 3},
-	{"revert", life_revert, 8},      {"convert", life_convert, 10},
-	{"point", life_point, 6},        {"unpoint", life_unpoint, 10},
-	{"clone", life_clone, 6},        {"import", life_import, 4},
-	{"uncopy", life_uncopy, 14},
+	{"grow", life_resize, 4},        {"shrink", life_shrink, 4},
+	{"folds", life_folds, 8},        {"reattach", life_reattach, 4},
+	{"diff", life_diff, 10},         {"hold", life_hold, 5},
+	{"prune", life_prune, 3},        {"revert", life_revert, 8},
+	{"convert", life_convert, 10},   {"point", life_point, 6},
+	{"unpoint", life_unpoint, 10},   {"clone", life_clone, 6},
+	{"import", life_import, 4},      {"uncopy", life_uncopy, 14},
 };
 #define OPS (sizeof(ops) / sizeof(ops[0]))
 
