@@ -100,7 +100,8 @@ static int check(struct resize *rs, struct fmt_error *err)
 		return fmt_fail(err, -EBUSY, "%s/%s: its thread has not seen the last resize yet",
 				row->vm_name, row->name);
 	if (rs->size < row->size)
-		return fmt_fail(err, -EINVAL, "%s/%s: does not shrink from %llu to %llu bytes unless told to",
+		return fmt_fail(err, -EINVAL,
+				"%s/%s: does not shrink from %llu to %llu bytes unless told to",
 				row->vm_name, row->name, (unsigned long long)row->size,
 				(unsigned long long)rs->size);
 	r = eng_entry_tail(rs->entry, row, err, &rs->head);
