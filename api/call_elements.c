@@ -45,7 +45,8 @@ static int64_t answer_nothing(struct api_call *call, int64_t code)
 /* What was made is there, whether or not it can be described. */
 static int64_t answer_made(struct api_call *call, int64_t code, enum vmimg_kind kind)
 {
-	if (code == 0 && api_call_describe(call, kind, api_call_text(call, 0)) < 0)
+	if (code == 0 &&
+	    api_call_describe(call, kind | VMIMG_KIND_BRIEF, api_call_text(call, 0)) < 0)
 		call->result = json_object();
 	return code;
 }
@@ -237,6 +238,8 @@ static int64_t describe(struct api_call *call)
 
 	if (code)
 		return code;
+	if (api_call_bool(call, 2))
+		kind |= VMIMG_KIND_BRIEF;
 	code = api_call_describe(call, kind, api_call_text(call, 1));
 	return code == -EINVAL || code == -ENOENT ? api_call_blame(call, 1, code) : code;
 }
@@ -248,6 +251,8 @@ static int64_t list(struct api_call *call)
 
 	if (code)
 		return code;
+	if (api_call_bool(call, 2))
+		kind |= VMIMG_KIND_BRIEF;
 	code = vmimg_list(call->svc, kind, api_call_text(call, 1), &call->error, &call->text);
 	return code == -EINVAL || code == -ENOENT ? api_call_blame(call, 1, code) : code;
 }
@@ -290,8 +295,8 @@ const struct api_method api_element_methods[] = {
 	{"RemoveMemberById",
 	 remove_member_by_id,
 	 {TEXT("Member", true), TEXT("CollectionId", true)}},
-	{"Describe", describe, {TEXT("Kind", true), TEXT("Name", false)}},
-	{"List", list, {TEXT("Kind", true), TEXT("Filter", false)}},
+	{"Describe", describe, {TEXT("Kind", true), TEXT("Name", false), BOOL("Brief")}},
+	{"List", list, {TEXT("Kind", true), TEXT("Filter", false), BOOL("Brief")}},
 	{"StoreInfo", store_info, {{0}}},
 	{"Version", version, {{0}}},
 	{0},

@@ -137,10 +137,7 @@ static int disk_document(struct vmimg_service *svc, const void *row, json_t **re
 			 "head", head, "allocated", (json_int_t)allocated, "created",
 			 api_json_time(disk->created_ns), "origin", shared, "clones",
 			 api_json_clones_of(svc, &disk->id));
-	r = api_add_usage(svc, &disk->head, 1, *ret);
-	if (r < 0)
-		json_decref(*ret);
-	return r;
+	return 0;
 }
 
 /* --- COLLECTION --- */
@@ -196,21 +193,18 @@ static json_t *snapshot_member(struct vmimg_service *svc, const struct cat_snaps
 	struct cat_layer layer;
 	uint64_t allocated = 0;
 	bool sealed = false;
-	json_t *doc;
 
 	if (!row->skipped && eng_catalog_get_layer(svc->store->catalog, &row->layer, &layer) == 0) {
 		allocated = eng_store_layer_bytes(svc->store, &layer);
 		sealed = layer.state == CAT_LAYER_SEALED;
 	}
-	doc = json_pack("{s:o, s:o, s:o, s:I, s:I, s:b, s:b}", "disk",
-			api_json_name(row->vm_name, '/', row->disk_name), "clones",
-			row->skipped ? json_array()
-				     : api_json_clones_on(svc, &row->layer, &row->disk),
-			"layer", row->skipped ? json_null() : api_json_id(&row->layer), "size",
-			(json_int_t)row->size, "allocated", (json_int_t)allocated, "sealed",
-			(int)sealed, "skipped", (int)row->skipped);
-	return api_add_usage(svc, &row->layer, !row->skipped, doc) < 0 ? json_decref(doc),
-	       NULL                                                    : doc;
+	return json_pack("{s:o, s:o, s:o, s:I, s:I, s:b, s:b}", "disk",
+			 api_json_name(row->vm_name, '/', row->disk_name), "clones",
+			 row->skipped ? json_array()
+				      : api_json_clones_on(svc, &row->layer, &row->disk),
+			 "layer", row->skipped ? json_null() : api_json_id(&row->layer), "size",
+			 (json_int_t)row->size, "allocated", (json_int_t)allocated, "sealed",
+			 (int)sealed, "skipped", (int)row->skipped);
 }
 
 static json_t *snapshot_facts(const struct cat_snapshot *snap)
@@ -284,12 +278,8 @@ static int snapshot_document(struct vmimg_service *svc, const void *row, json_t 
 	json_object_set_new(doc, "guests", frozen);
 	json_object_set_new(doc, "members", members);
 	json_object_set_new(doc, "holds", holds);
-	r = api_add_snapshot_usage(svc, &snap->id, doc);
-	if (r < 0)
-		json_decref(doc);
-	else
-		*ret = doc;
-	return r;
+	*ret = doc;
+	return 0;
 }
 
 /* --- JOB --- */
@@ -514,8 +504,9 @@ static int check_arguments(const struct vmimg_service *svc, enum vmimg_kind kind
 	return 0;
 }
 
-static int give(json_t *doc, int r, enum vmimg_kind kind, const char *name, struct vmimg_error *err,
-		char **json)
+/* @doc is what was found, when @r is 0; the counts of space are put into it unless @brief (US-9). */
+static int give(struct vmimg_service *svc, json_t *doc, int r, enum vmimg_kind kind, bool brief,
+		const char *name, struct vmimg_error *err, char **json)
 {
 	const char *what = kinds[kind].name;
 	static const struct fmt_error none;
@@ -523,6 +514,8 @@ static int give(json_t *doc, int r, enum vmimg_kind kind, const char *name, stru
 
 	if (!name)
 		name = "";
+	if (r == 0 && !brief)
+		r = api_fill_usage(svc, kind, doc);
 	if (r == 0) {
 		text = json_dumps(doc, JSON_COMPACT);
 		r = text ? 0 : -ENOMEM;
@@ -542,21 +535,27 @@ static int give(json_t *doc, int r, enum vmimg_kind kind, const char *name, stru
 int vmimg_describe(struct vmimg_service *svc, enum vmimg_kind kind, const char *name,
 		   struct vmimg_error *err, char **json)
 {
+	bool brief = (unsigned)kind & VMIMG_KIND_BRIEF;
 	json_t *doc = NULL;
-	int r = check_arguments(svc, kind, err, json);
+	int r;
 
+	kind = (enum vmimg_kind)((unsigned)kind & ~(unsigned)VMIMG_KIND_BRIEF);
+	r = check_arguments(svc, kind, err, json);
 	if (r < 0)
 		return r;
 	r = kinds[kind].find(svc, name, &doc);
-	return give(doc, r, kind, name, err, json);
+	return give(svc, doc, r, kind, brief, name, err, json);
 }
 
 int vmimg_list(struct vmimg_service *svc, enum vmimg_kind kind, const char *filter,
 	       struct vmimg_error *err, char **json)
 {
+	bool brief = (unsigned)kind & VMIMG_KIND_BRIEF;
 	json_t *doc = NULL, *one = NULL;
-	int r = check_arguments(svc, kind, err, json);
+	int r;
 
+	kind = (enum vmimg_kind)((unsigned)kind & ~(unsigned)VMIMG_KIND_BRIEF);
+	r = check_arguments(svc, kind, err, json);
 	if (r < 0)
 		return r;
 	if (filter && !*filter)
@@ -568,5 +567,5 @@ int vmimg_list(struct vmimg_service *svc, enum vmimg_kind kind, const char *filt
 		if (r == 0)
 			doc = json_pack("[o]", one);
 	}
-	return give(doc, r, kind, filter, err, json);
+	return give(svc, doc, r, kind, brief, filter, err, json);
 }

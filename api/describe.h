@@ -23,16 +23,11 @@ int api_json_rows(struct vmimg_service *svc, const void *rows, size_t count, siz
 /* --- hold.c: [{tag, created}] --- */
 int api_json_holds(struct vmimg_service *svc, const struct fmt_uuid *snapshot, json_t **ret);
 
-/* --- usage.c: adds used, exclusive, shared, exact to an object (US-*) --- */
-/* Of a snapshot or a disk: the sums over @count layers, its tops. */
-int api_add_usage(struct vmimg_service *svc, const struct fmt_uuid *tops, size_t count,
-		  json_t *object);
-int api_add_snapshot_usage(struct vmimg_service *svc, const struct fmt_uuid *snapshot,
-			   json_t *object);
-/* Of one layer: data, exclusive, shared, masked, exact. */
-int api_add_layer_usage(struct vmimg_service *svc, const struct fmt_uuid *layer, json_t *object);
-/* Of the whole store: data, shared, masked. */
-int api_add_store_usage(struct vmimg_service *svc, json_t *object);
+/*
+ * usage.c: puts the counts of space (US-*) into the document of a kind, or an array of them: used, exclusive,
+ * shared, exact of disks and snapshots; data, exclusive, shared, masked, exact of layers and the store.
+ */
+int api_fill_usage(struct vmimg_service *svc, enum vmimg_kind kind, json_t *doc);
 /* space.c: free, size, space_reserve, space_reserve_default, space_state. */
 int api_add_space(struct vmimg_service *svc, json_t *object);
 void api_usage_forget(struct vmimg_service *svc);

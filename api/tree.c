@@ -95,8 +95,6 @@ int api_store_document(struct vmimg_service *svc, json_t **ret)
 			 (json_int_t)n.allocated);
 	add_folds(svc, *ret);
 	r = api_add_space(svc, *ret);
-	if (r == 0)
-		r = api_add_store_usage(svc, *ret);
 	if (r < 0)
 		json_decref(*ret);
 	return r;
@@ -108,19 +106,16 @@ static int tree_snapshot(struct vmimg_service *svc, const void *row, json_t **re
 {
 	const struct cat_snapshot *snap = row;
 
-	int r;
-
+	(void)svc;
 	if (snap->state != CAT_SNAPSHOT_COMPLETE)
 		return -ENOENT;
-	*ret = json_pack("{s:o, s:o, s:s, s:I}", "snapshot",
-			 api_json_name(snap->collection_name, '@', snap->name), "created",
-			 api_json_time(snap->created_ns), "type_name",
+	*ret = json_pack("{s:o, s:o, s:o, s:s, s:I}", "snapshot",
+			 api_json_name(snap->collection_name, '@', snap->name), "snapshot_id",
+			 api_json_id(&snap->id), "created", api_json_time(snap->created_ns),
+			 "type_name",
 			 snap->type == VMIMG_SNAPSHOT_RECOVERY ? "recovery" : "standard", "disks",
 			 (json_int_t)snap->disks);
-	r = api_add_snapshot_usage(svc, &snap->id, *ret);
-	if (r < 0)
-		json_decref(*ret);
-	return r;
+	return 0;
 }
 
 static int tree_refpoint(struct vmimg_service *svc, const void *row, json_t **ret)
@@ -188,7 +183,6 @@ static int tree_layer(struct vmimg_service *svc, const void *row, json_t **ret)
 	const struct cat_layer *layer = row;
 	json_t *name = json_null();
 	struct cat_snapshot snap;
-	int r;
 
 	if (!fmt_uuid_is_none(&layer->snapshot) &&
 	    eng_catalog_get_snapshot_id(catalog_of(svc), &layer->snapshot, &snap) == 0 &&
@@ -204,10 +198,7 @@ static int tree_layer(struct vmimg_service *svc, const void *row, json_t **ret)
 			 "generation", (json_int_t)layer->generation, "disk",
 			 layer_disk(svc, layer), "clones",
 			 api_json_clones_on(svc, &layer->id, &layer->disk));
-	r = api_add_layer_usage(svc, &layer->id, *ret);
-	if (r < 0)
-		json_decref(*ret);
-	return r;
+	return 0;
 }
 
 /* The disk's layers that its head does not stand on: kept by snapshots of states it has left (US-7). */
@@ -253,10 +244,7 @@ static int tree_disk(struct vmimg_service *svc, const void *row, json_t **ret)
 			 api_json_name(disk->vm_name, '/', disk->name), "size",
 			 (json_int_t)disk->size, "independent", (int)disk->independent, "chain",
 			 chain, "branches", branches);
-	r = api_add_usage(svc, &disk->head, 1, *ret);
-	if (r < 0)
-		json_decref(*ret);
-	return r;
+	return 0;
 }
 
 static int tree_vm(struct vmimg_service *svc, const void *row, json_t **ret)

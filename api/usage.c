@@ -61,8 +61,8 @@ static void set_bytes(json_t *object, const char *key, uint64_t bytes)
 	json_object_set_new(object, key, json_integer((json_int_t)bytes));
 }
 
-int api_add_usage(struct vmimg_service *svc, const struct fmt_uuid *tops, size_t count,
-		  json_t *object)
+static int add_usage(struct vmimg_service *svc, const struct fmt_uuid *tops, size_t count,
+		     json_t *object)
 {
 	struct eng_state_usage sum = {.exact = true}, one;
 	struct eng_usage *usage = NULL;
@@ -91,8 +91,8 @@ int api_add_usage(struct vmimg_service *svc, const struct fmt_uuid *tops, size_t
 	return 0;
 }
 
-int api_add_snapshot_usage(struct vmimg_service *svc, const struct fmt_uuid *snapshot,
-			   json_t *object)
+static int add_snapshot_usage(struct vmimg_service *svc, const struct fmt_uuid *snapshot,
+			      json_t *object)
 {
 	struct cat_snapshot_disk *rows = NULL;
 	struct fmt_uuid *tops = NULL;
@@ -107,13 +107,13 @@ int api_add_snapshot_usage(struct vmimg_service *svc, const struct fmt_uuid *sna
 		if (!rows[i].skipped)
 			tops[count++] = rows[i].layer;
 	if (r == 0)
-		r = api_add_usage(svc, tops, count, object);
+		r = add_usage(svc, tops, count, object);
 	free(tops);
 	free(rows);
 	return r;
 }
 
-int api_add_layer_usage(struct vmimg_service *svc, const struct fmt_uuid *layer, json_t *object)
+static int add_layer_usage(struct vmimg_service *svc, const struct fmt_uuid *layer, json_t *object)
 {
 	struct eng_layer_usage one = {0};
 	struct eng_usage *usage = NULL;
@@ -133,7 +133,7 @@ int api_add_layer_usage(struct vmimg_service *svc, const struct fmt_uuid *layer,
 	return 0;
 }
 
-int api_add_store_usage(struct vmimg_service *svc, json_t *object)
+static int add_store_usage(struct vmimg_service *svc, json_t *object)
 {
 	struct eng_layer_usage sum = {.exact = true}, one;
 	struct cat_layer *rows = NULL;
@@ -166,4 +166,100 @@ int api_add_store_usage(struct vmimg_service *svc, json_t *object)
 	set_bytes(object, "masked", sum.masked);
 	json_object_set_new(object, "exact", json_boolean(sum.exact));
 	return 0;
+}
+
+/* --- into documents: DS-4, DS-6, DS-8, DS-10 --- */
+
+/* The id at @key; false where there is none. */
+static bool id_at(const json_t *object, const char *key, struct fmt_uuid *ret)
+{
+	const char *text = json_string_value(json_object_get(object, key));
+
+	return text && fmt_uuid_parse(text, ret) == 0;
+}
+
+static int fill_disk(struct vmimg_service *svc, json_t *disk)
+{
+	struct fmt_uuid top;
+
+	return add_usage(svc, &top, id_at(json_object_get(disk, "head"), "id", &top), disk);
+}
+
+static int fill_snapshot(struct vmimg_service *svc, json_t *snapshot)
+{
+	struct fmt_uuid id;
+	json_t *member;
+	size_t i;
+	int r = 0;
+
+	json_array_foreach (json_object_get(snapshot, "members"), i, member)
+		if (r == 0)
+			r = add_usage(svc, &id, id_at(member, "layer", &id), member);
+	if (r == 0 && id_at(snapshot, "snapshot_id", &id))
+		r = add_snapshot_usage(svc, &id, snapshot);
+	return r;
+}
+
+static int fill_layers(struct vmimg_service *svc, json_t *layers)
+{
+	struct fmt_uuid id;
+	json_t *layer;
+	size_t i;
+	int r = 0;
+
+	json_array_foreach (layers, i, layer)
+		if (r == 0 && id_at(layer, "layer", &id))
+			r = add_layer_usage(svc, &id, layer);
+	return r;
+}
+
+static int fill_tree(struct vmimg_service *svc, json_t *tree)
+{
+	json_t *outer, *inner, *chain;
+	struct fmt_uuid top;
+	size_t i, j;
+	int r = 0;
+
+	json_array_foreach (json_object_get(tree, "collections"), i, outer)
+		json_array_foreach (json_object_get(outer, "snapshots"), j, inner)
+			if (r == 0)
+				r = fill_snapshot(svc, inner);
+	json_array_foreach (json_object_get(tree, "vms"), i, outer) {
+		json_array_foreach (json_object_get(outer, "disks"), j, inner) {
+			chain = json_object_get(inner, "chain");
+			if (r == 0)
+				r = fill_layers(svc, chain);
+			if (r == 0)
+				r = fill_layers(svc, json_object_get(inner, "branches"));
+			if (r == 0 &&
+			    id_at(json_array_get(chain, json_array_size(chain) - 1), "layer", &top))
+				r = add_usage(svc, &top, 1, inner);
+		}
+	}
+	return r;
+}
+
+static int fill(struct vmimg_service *svc, enum vmimg_kind kind, json_t *doc)
+{
+	switch (kind) {
+	case VMIMG_KIND_STORE: return add_store_usage(svc, doc);
+	case VMIMG_KIND_DISK: return fill_disk(svc, doc);
+	case VMIMG_KIND_SNAPSHOT: return fill_snapshot(svc, doc);
+	case VMIMG_KIND_TREE: return fill_tree(svc, doc);
+	default: return 0;
+	}
+}
+
+int api_fill_usage(struct vmimg_service *svc, enum vmimg_kind kind, json_t *doc)
+{
+	json_t *one;
+	size_t i;
+	int r = 0;
+
+	if (!json_is_array(doc))
+		return fill(svc, kind, doc);
+	json_array_foreach (doc, i, one)
+		if (r == 0)
+			r = fill(svc, kind, one);
+	return r;
 }

@@ -612,6 +612,8 @@ enum vmimg_kind {
 	VMIMG_KIND_JOB = 5,
 	VMIMG_KIND_TREE = 6,     /* chains, snapshots and sizes of everything; name NULL */
 	VMIMG_KIND_REFPOINT = 7, /* "COLLECTION#NAME"; list: all or "COLLECTION" */
+	/* or'ed to one of these: without counts of space, which read the layers' indexes */
+	VMIMG_KIND_BRIEF = 0x100,
 };
 /* One element; *@json is released with vmimg_free(). -ENOENT when there is none of that name. */
 VMIMG_API int vmimg_describe(struct vmimg_service *svc, enum vmimg_kind kind, const char *name,

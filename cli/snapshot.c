@@ -210,7 +210,9 @@ static int print_outcome(struct cli *cli, struct cli_session *s, const void *arg
 
 	(void)arg;
 	(void)result;
-	status = cli_call(s, "Describe", json_pack("{s:s, s:s*}", "Kind", "snapshot", "Name", name),
+	status = cli_call(s, "Describe",
+			  json_pack("{s:s, s:s*, s:b}", "Kind", "snapshot", "Name", name, "Brief",
+				    1),
 			  &snapshot);
 	if (!status)
 		status = print_created(cli, job, snapshot);

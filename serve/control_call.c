@@ -228,7 +228,8 @@ static char *release_collection(struct srv_server *server, const json_t *request
 	size_t i;
 
 	if (!collection || !*collection ||
-	    vmimg_list(server->svc, VMIMG_KIND_SNAPSHOT, collection, NULL, &text) < 0)
+	    vmimg_list(server->svc, VMIMG_KIND_BRIEF | VMIMG_KIND_SNAPSHOT, collection, NULL,
+		       &text) < 0)
 		return NULL;
 	list = json_loads(text, 0, NULL);
 	vmimg_free(text);
@@ -251,7 +252,8 @@ static char *release_unused(struct srv_server *server, const json_t *request)
 	size_t i;
 
 	if (!collection || !*collection ||
-	    vmimg_list(server->svc, VMIMG_KIND_SNAPSHOT, collection, NULL, &text) < 0)
+	    vmimg_list(server->svc, VMIMG_KIND_BRIEF | VMIMG_KIND_SNAPSHOT, collection, NULL,
+		       &text) < 0)
 		return NULL;
 	list = json_loads(text, 0, NULL);
 	vmimg_free(text);
@@ -273,7 +275,8 @@ static char *release_members(struct srv_server *server, const json_t *request)
 	char *text = NULL;
 	size_t i;
 
-	if (!name || vmimg_describe(server->svc, VMIMG_KIND_SNAPSHOT, name, NULL, &text) < 0)
+	if (!name || vmimg_describe(server->svc, VMIMG_KIND_BRIEF | VMIMG_KIND_SNAPSHOT, name, NULL,
+				    &text) < 0)
 		return NULL;
 	snapshot = json_loads(text, 0, NULL);
 	vmimg_free(text);
@@ -302,7 +305,7 @@ static void follow(struct srv_server *server, const char *disk)
 	char *text = NULL;
 
 	pthread_mutex_lock(&lock);
-	if (vmimg_describe(server->svc, VMIMG_KIND_DISK, disk, NULL, &text) == 0)
+	if (vmimg_describe(server->svc, VMIMG_KIND_BRIEF | VMIMG_KIND_DISK, disk, NULL, &text) == 0)
 		srv_vhost_disk_added(server->vhost, disk);
 	else
 		srv_vhost_disk_removed(server->vhost, disk);
@@ -329,8 +332,8 @@ static void follow_clone(struct srv_server *server, const json_t *request)
 	doc = json_loads(text, 0, NULL);
 	vmimg_free(text);
 	json_array_foreach (json_object_get(doc, "members"), i, vm) {
-		if (vmimg_list(server->svc, VMIMG_KIND_DISK, json_string_value(vm), NULL, &text) <
-		    0)
+		if (vmimg_list(server->svc, VMIMG_KIND_BRIEF | VMIMG_KIND_DISK,
+			       json_string_value(vm), NULL, &text) < 0)
 			continue;
 		disks = json_loads(text, 0, NULL);
 		vmimg_free(text);

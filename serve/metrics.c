@@ -79,7 +79,7 @@ static json_t *store_document(struct srv_server *s)
 	char *text = NULL;
 	json_t *store;
 
-	if (vmimg_describe(s->svc, VMIMG_KIND_STORE, NULL, NULL, &text) < 0)
+	if (vmimg_describe(s->svc, VMIMG_KIND_BRIEF | VMIMG_KIND_STORE, NULL, NULL, &text) < 0)
 		return json_null();
 	store = json_loads(text, 0, NULL);
 	vmimg_free(text);

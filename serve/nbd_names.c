@@ -14,7 +14,7 @@
 static int load(struct vmimg_service *svc, enum vmimg_kind kind, const char *filter, json_t **ret)
 {
 	char *text = NULL;
-	int r = vmimg_list(svc, kind, filter, NULL, &text);
+	int r = vmimg_list(svc, kind | VMIMG_KIND_BRIEF, filter, NULL, &text);
 
 	if (r < 0)
 		return r;
@@ -121,7 +121,7 @@ static const json_t *member_of(const json_t *snapshot, const char *disk)
 static int describe(struct vmimg_service *svc, enum vmimg_kind kind, const char *name, json_t **ret)
 {
 	char *text = NULL;
-	int r = vmimg_describe(svc, kind, name, NULL, &text);
+	int r = vmimg_describe(svc, kind | VMIMG_KIND_BRIEF, name, NULL, &text);
 
 	if (r < 0)
 		return r;

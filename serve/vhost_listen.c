@@ -382,7 +382,8 @@ static int add_all(struct srv_vhost *vhost, struct vmimg_error *err)
 	char *text = NULL;
 	json_t *list, *disk;
 	size_t i;
-	int r = vmimg_list(vhost->server->svc, VMIMG_KIND_DISK, NULL, err, &text);
+	int r = vmimg_list(vhost->server->svc, VMIMG_KIND_BRIEF | VMIMG_KIND_DISK, NULL, err,
+			   &text);
 
 	if (r < 0)
 		return r;
