@@ -15,10 +15,13 @@
 #include "engine/image_impl.h"
 #include "engine/stream_in.h"
 
+#define LOCK ".lock" /* in DIR.part */
+
 struct out {
 	struct eng_export_plan plan;
 	struct eng_io *io;
-	char *dir, *part; /* final and until then */
+	char *dir, *part;      /* final and until then */
+	struct eng_file *lock; /* DIR.part's: one export at a time makes it */
 	struct eng_file *file;
 	uint64_t offset; /* in it */
 	char *file_path;
@@ -63,7 +66,7 @@ static int remove_path(const struct out *o, char *path)
 }
 
 /* What an export of this plan may have made, and nothing else. */
-static int remove_part(const struct out *o)
+static void remove_files(const struct out *o)
 {
 	const struct fmt_manifest *m = &o->plan.m;
 
@@ -73,7 +76,13 @@ static int remove_part(const struct out *o)
 		remove_path(o, image_path(o, i));
 	for (uint32_t i = 0; i < m->vm_count; i++)
 		remove_path(o, path_in(o->part, m->vms[i].name, NULL, ""));
-	return remove_path(o, strdup(o->part));
+}
+
+static void remove_part(const struct out *o)
+{
+	remove_files(o);
+	remove_path(o, path_in(o->part, LOCK, NULL, ""));
+	remove_path(o, strdup(o->part));
 }
 
 /* --- files --- */
@@ -310,6 +319,35 @@ static int fill(struct out *o)
 	return r < 0 ? r : write_manifest(o);
 }
 
+/* Another export to the same name must not lose its files to this one, nor give ours its name. */
+static int take_lock(struct out *o)
+{
+	char *path = path_in(o->part, LOCK, NULL, "");
+	int r = path ? eng_io_open(o->io, path,
+				   ENG_OPEN_WRITE | ENG_OPEN_CREATE | ENG_OPEN_NOFOLLOW, &o->lock)
+		     : -ENOMEM;
+
+	if (r == 0)
+		r = eng_io_lock(o->io, o->lock);
+	free(path);
+	if (r == -EWOULDBLOCK)
+		return fmt_fail(o->err, -EBUSY, "%s: another export is making it", o->part);
+	return r < 0 ? fmt_fail(o->err, r, "%s: cannot lock it: %s", o->part, strerror(-r)) : 0;
+}
+
+/* Nothing gets the final name that this export has not made. */
+static int check_name(void *arg, const char *name)
+{
+	const struct out *o = arg;
+	size_t len = strlen(o->plan.m.snapshot_name);
+
+	if (!strcmp(name, LOCK) ||
+	    (!strncmp(name, o->plan.m.snapshot_name, len) && !strcmp(name + len, ".vmstream")))
+		return 0;
+	return fmt_fail(o->err, -ENOTEMPTY,
+			"%s: holds '%.64s', which is not this export's: remove it", o->part, name);
+}
+
 static int begin_dir(struct out *o)
 {
 	struct eng_stat st;
@@ -317,16 +355,21 @@ static int begin_dir(struct out *o)
 
 	if (eng_io_stat(o->io, o->dir, &st) == 0)
 		return fmt_fail(o->err, -EEXIST, "%s: %s", o->dir, strerror(EEXIST));
-	if (eng_io_stat(o->io, o->part, &st) == 0) {
-		if (o->plan.how->resume && o->plan.how->format == FMT_EXPORT_STREAM)
-			return 0;
-		r = remove_part(o);
-		if (r < 0)
-			return fmt_fail(o->err, r,
-					"%s: what an interrupted export left cannot be removed: %s",
-					o->part, strerror(-r));
-	}
-	return make_dir(o, o->part);
+	r = eng_io_mkdir(o->io, o->part);
+	if (r < 0 && r != -EEXIST)
+		return fmt_fail(o->err, r, "%s: cannot make the directory: %s", o->part,
+				strerror(-r));
+	r = take_lock(o);
+	/* What an interrupted one has left. */
+	if (r == 0 && !(o->plan.how->resume && o->plan.how->format == FMT_EXPORT_STREAM))
+		remove_files(o);
+	if (r == 0)
+		r = eng_io_list(o->io, o->part, check_name, o);
+	if (r < 0 && r != -EBUSY)
+		remove_path(o, path_in(o->part, LOCK, NULL, ""));
+	if (r < 0)
+		remove_path(o, strdup(o->part)); /* when it is empty */
+	return r;
 }
 
 static int place_dir(struct out *o)
@@ -340,6 +383,7 @@ static int place_dir(struct out *o)
 	r = eng_io_rename_new(o->io, o->part, o->dir);
 	if (r < 0)
 		return fmt_fail(o->err, r, "%s: %s", o->dir, strerror(-r));
+	remove_path(o, path_in(o->dir, LOCK, NULL, "")); /* only now: who waits for it sees DIR */
 	r = eng_path_sync_dir(o->io, o->dir);
 	return r < 0 ? fmt_fail(o->err, r, "%s: its name may not be durable: %s", o->dir,
 				strerror(-r))
@@ -358,8 +402,10 @@ static int export_to_dir(struct out *o)
 	if (!o->dir || asprintf(&o->part, "%s.part", o->dir) < 0)
 		return no_memory(o->err);
 	r = begin_dir(o);
-	if (r < 0)
+	if (r < 0) {
+		eng_io_close(o->io, o->lock);
 		return r;
+	}
 	r = fill(o);
 	if (r == 0) {
 		r = place_dir(o);
@@ -367,6 +413,7 @@ static int export_to_dir(struct out *o)
 	}
 	if (!placed && !o->plan.how->resume)
 		remove_part(o);
+	eng_io_close(o->io, o->lock);
 	return r;
 }
 

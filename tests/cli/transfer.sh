@@ -155,7 +155,21 @@ ok "behind damage too" snapshot export prod@s1 full3 --resume
 same full/s1.vmstream full3/s1.vmstream "and is the same stream"
 mkdir full4.part
 head -c 3000000 full/s1.vmstream >full4.part/s1.vmstream
-ok "another snapshot's is not gone on with" snapshot export prod@s2 full4 --resume
+fails 1 "not this export's" "another snapshot's is not gone on with" snapshot export prod@s2 full4 --resume
+mkdir full7.part
+head -c 50000 inc2/s2.vmstream >full7.part/s2.vmstream
+ok "an increment is not gone on with in full" snapshot export prod@s2 full7 --resume
+ok "the full one is whole" snapshot verify full7 --output=json
+[ "$(stat -c %s full7/s2.vmstream)" -gt 4000000 ] || die "it is no full one"
+mkdir full5.part full6.part
+echo mine >full5.part/else
+fails 1 "not this export's" "what is not ours gets no name" snapshot export prod@s1 full5
+[ -s full5.part/else ] || die "and is not removed"
+: >full6.part/.lock
+flock full6.part/.lock "$VMIMG" snapshot export prod@s1 full6 >out 2>err && die "made by two at once"
+grep -q "another export" err || die "it does not say why"
+ok "one after the other" snapshot export prod@s1 full6
+is "$(ls -A full6)" s1.vmstream "nothing else is in it"
 ok "the manifest alone" snapshot export prod@s1 config --no-storage
 [ -s config/manifest.json ] && [ "$(ls config | wc -l)" = 1 ] || die "more than a manifest"
 
