@@ -276,6 +276,7 @@ void life_check_points(void);
 /* --- copies (life_copy.c) --- */
 void life_clone(void);
 void life_import(void);
+void life_flatten(void);
 void life_uncopy(void);
 void life_uncopy_all(void);
 void life_recover_copy(void);

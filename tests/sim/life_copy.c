@@ -211,6 +211,25 @@ void life_import(void)
 	end_copy(life_beside(call_import, &a, true));
 }
 
+/* --- a copy stands on its own --- */
+
+static uint32_t call_flatten(void *arg)
+{
+	return vmimg_flatten(life.svc, arg, 0, VMIMG_FLATTEN_WAIT, NULL, &err);
+}
+
+/* Nobody's content changes, whenever it is cut short. */
+void life_flatten(void)
+{
+	uint32_t g = 1 + life_pick(LIFE_GROUPS - 1), r;
+
+	if (!world->group[g].there)
+		return;
+	snprintf(world->doing, sizeof(world->doing), "flatten %s", world->group[g].name);
+	r = life_beside(call_flatten, world->group[g].name, true);
+	life_must(r == VMIMG_OK, "%s: %u, %s", world->doing, r, err.message);
+}
+
 /* --- a copy goes --- */
 
 static uint32_t call_delete_disk(void *arg)

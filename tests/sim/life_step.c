@@ -47,6 +47,7 @@ static const struct {
 	{"convert", life_convert, 10},   {"point", life_point, 6},
 	{"unpoint", life_unpoint, 10},   {"clone", life_clone, 6},
 	{"import", life_import, 4},      {"uncopy", life_uncopy, 14},
+	{"flatten", life_flatten, 4},
 };
 #define OPS (sizeof(ops) / sizeof(ops[0]))
 
