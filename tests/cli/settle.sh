@@ -98,6 +98,14 @@ else
 	fails 1 "no such snapshot" "it is gone" snapshot delete c@s5
 	ok "the next one gives it back" settle
 	is "$(layers)" $((before - 5)) "all of it"
+	echo "- on a terminal there is a bar, with rate and time left"
+	script -qec "'$VMIMG' snapshot delete c@s6 --rate-limit=2M/s" /dev/null >typed 2>&1 </dev/null ||
+		die "delete on a terminal"
+	grep -q 'space \[#.*\] .* %.* of .*B/s, 0:0[0-9] left' typed || die "no bar: $(tail -c 300 typed)"
+	is "$(layers)" $((before - 6)) "and the space is back"
+	ok "retention waits for what pays" snapshot prune c --keep-last=1
+	ok "and so little does not: it is folded when that is asked for" settle --whole
+	is "$(layers)" 2 "into the base, beneath the head"
 	files=$(count_files)
 	ok "nothing is leaked" settle --whole
 	is "$(count_files)" "$files" "by anybody"
