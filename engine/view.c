@@ -28,7 +28,7 @@ struct eng_view {
 	struct eng_thread *thread;
 	pthread_mutex_t lock;
 	pthread_cond_t changed; /* lock: what follows */
-	bool started, stopping;
+	bool started, stopping, woken;
 	int start_result;
 	const char *adding;                                /* to be attached; NULL: nothing to do */
 	const struct fmt_uuid *adding_layer, *adding_disk; /* or NULL: by its name */
@@ -138,6 +138,11 @@ static void thread_main(void *arg)
 	for (uint32_t i = 0; i < view->count; i++)
 		while (eng_store_detach(view->disks[i].disk) < 0)
 			eng_io_sleep_ns(view->store->io, 1000000);
+	/* Whoever closes the view has the ring in its hands until then. */
+	pthread_mutex_lock(&view->lock);
+	while (!view->woken)
+		pthread_cond_wait(&view->changed, &view->lock);
+	pthread_mutex_unlock(&view->lock);
 	while (eng_queue_destroy(view->queue) < 0) /* messages that only woke it */
 		eng_queue_turn(view->queue, 1000000);
 }
@@ -182,6 +187,10 @@ void eng_view_close(struct eng_view *view)
 	view->stopping = true;
 	pthread_mutex_unlock(&view->lock);
 	eng_ring_wake(eng_queue_ring(view->queue));
+	pthread_mutex_lock(&view->lock);
+	view->woken = true;
+	pthread_cond_broadcast(&view->changed);
+	pthread_mutex_unlock(&view->lock);
 	eng_io_join(view->store->io, view->thread);
 	for (uint32_t i = 0; i < view->count; i++)
 		free(view->disks[i].name);
