@@ -259,6 +259,7 @@ static void replay(const struct cut *cut, const char *dir)
 	snprintf(was, sizeof(was), "%s", kind ? world->doing : "requests");
 	clear(dir);
 	snprintf(memory, sizeof(memory), "%s-shm", dir);
+	snprintf(world->dir, sizeof(world->dir), "%s", dir); /* exports, too */
 	snprintf(world->store, sizeof(world->store), "%s/store", dir);
 	life_must(eng_record_crash(rec, cut->index, cut->seed, dir) == 0, "no tree");
 	io = boot(memory, cut->seed);
