@@ -405,49 +405,83 @@ static int settle_catalog(struct recovery *rc, struct fmt_error *err)
 
 /* --- files without a row (RV-9) --- */
 
-struct orphans {
-	struct recovery *rc;
-	int result;
-};
-
-static int check_orphan(void *arg, const char *name)
+/* The id of a layer that no row names, of a file "<id><suffix>". */
+static bool is_orphan(struct eng_store *store, const char *name, const char *suffix,
+		      struct fmt_uuid *ret)
 {
-	struct orphans *o = arg;
-	struct eng_store *store = o->rc->store;
-	char text[FMT_UUID_TEXT], *path;
-	struct eng_layer_open how = {.kind = FMT_KIND_OVERLAY};
-	struct eng_layer *layer = NULL;
+	char text[FMT_UUID_TEXT];
 	struct cat_layer row;
-	struct fmt_uuid id;
-	bool ours;
-	int r;
 
-	if (strlen(name) != FMT_UUID_TEXT - 1 + 4 || strcmp(name + FMT_UUID_TEXT - 1, ".vmo"))
-		return 0;
+	if (strlen(name) != FMT_UUID_TEXT - 1 + 4 || strcmp(name + FMT_UUID_TEXT - 1, suffix))
+		return false;
 	memcpy(text, name, FMT_UUID_TEXT - 1);
 	text[FMT_UUID_TEXT - 1] = 0;
-	if (fmt_uuid_parse(text, &id) < 0 ||
-	    eng_catalog_get_layer(store->catalog, &id, &row) != -ENOENT)
-		return 0;
-	path = eng_store_layer_path(store, &id, "vmo");
+	return fmt_uuid_parse(text, ret) == 0 &&
+	       eng_catalog_get_layer(store->catalog, ret, &row) == -ENOENT;
+}
+
+/* One without a valid header was never finished; another store's is not ours to remove. */
+static bool is_ours(struct eng_store *store, const struct eng_layer_open *how)
+{
+	struct eng_layer *layer = NULL;
+	int r = eng_layer_open(store->io, how, NULL, &layer);
+	bool ours = r == 0 ? fmt_uuid_equal(&layer->hdr.store_id, &store->id)
+			   : r == -EBADMSG || r == -EUCLEAN;
+
+	eng_layer_put(layer);
+	return ours;
+}
+
+static int check_overlay(struct eng_store *store, const struct fmt_uuid *id)
+{
+	struct eng_layer_open how = {.kind = FMT_KIND_OVERLAY};
+	char *path = eng_store_layer_path(store, id, "vmo");
+
 	if (!path)
 		return -ENOMEM;
 	how.path = path;
-	r = eng_layer_open(store->io, &how, NULL, &layer);
-	/* One without a valid header was never finished; another store's is not ours to remove. */
-	ours = r == 0 ? fmt_uuid_equal(&layer->hdr.store_id, &store->id)
-		      : r == -EBADMSG || r == -EUCLEAN;
-	eng_layer_put(layer);
-	if (ours)
+	if (is_ours(store, &how))
 		eng_io_unlink(store->io, path);
 	free(path);
 	return 0;
 }
 
+/*
+ * A base is made before its sidecar, and has no header: without a sidecar it was never finished. The
+ * sidecar goes first, so that a crash in between leaves such a one.
+ */
+static int check_base(struct eng_store *store, const struct fmt_uuid *id)
+{
+	struct eng_layer_open how = {.kind = FMT_KIND_RAW};
+	char *sidecar = eng_store_layer_path(store, id, "vmr");
+	char *data = eng_store_layer_path(store, id, "raw");
+	struct eng_stat st;
+	int r = sidecar && data ? 0 : -ENOMEM;
+
+	how.path = sidecar;
+	how.data_path = data;
+	if (r == 0 && (eng_io_stat(store->io, sidecar, &st) == -ENOENT || is_ours(store, &how))) {
+		eng_io_unlink(store->io, sidecar);
+		eng_io_unlink(store->io, data);
+	}
+	free(sidecar);
+	free(data);
+	return r;
+}
+
+static int check_orphan(void *arg, const char *name)
+{
+	struct eng_store *store = arg;
+	struct fmt_uuid id;
+
+	if (is_orphan(store, name, ".vmo", &id))
+		return check_overlay(store, &id);
+	return is_orphan(store, name, ".raw", &id) ? check_base(store, &id) : 0;
+}
+
 static int remove_orphans(struct recovery *rc)
 {
-	struct orphans o = {.rc = rc};
-	int r = eng_io_list(rc->store->io, rc->store->layers_dir, check_orphan, &o);
+	int r = eng_io_list(rc->store->io, rc->store->layers_dir, check_orphan, rc->store);
 
 	return r < 0 ? r : eng_io_sync_dir(rc->store->io, rc->store->layers_dir);
 }

@@ -663,3 +663,73 @@ Test(engine_recover, what_a_recovery_found_in_a_raw_head_survives_the_host)
 {
 	lose_power_after_recovery(true);
 }
+
+/* --- files without a row --- */
+
+static char *orphan_path(const char *digits, const char *suffix)
+{
+	static char path[4][320];
+	static unsigned next;
+	char *p = path[next++ % 4];
+
+	snprintf(p, sizeof(path[0]), "%s/layers/%s-0000-4000-8000-000000000000%s", dir, digits,
+		 suffix);
+	return p;
+}
+
+/* A base with its sidecar, of the store @owner. */
+static void leave_base(const char *digits, const struct fmt_uuid *owner, bool sidecar)
+{
+	struct fmt_header hdr = {
+		.kind = FMT_KIND_RAW,
+		.state = FMT_STATE_FROZEN,
+		.block_bits = 12,
+		.size = 1 << 20,
+		.base_bytes = 0,
+		.store_id = *owner,
+	};
+	struct eng_file *file;
+
+	must(eng_io_open(machine, orphan_path(digits, ".raw"), ENG_OPEN_WRITE | ENG_OPEN_CREATE,
+			 &file) == 0);
+	eng_io_close(machine, file);
+	hdr.layer_id = *owner; /* any */
+	if (sidecar)
+		must(eng_sidecar_create(machine, orphan_path(digits, ".vmr"), &hdr, NULL) == 0);
+}
+
+static bool is_there(const char *digits, const char *suffix)
+{
+	struct eng_stat st;
+
+	return eng_io_stat(machine, orphan_path(digits, suffix), &st) == 0;
+}
+
+static void die_open(void *arg)
+{
+	(void)arg;
+	open_store();
+}
+
+/* RV-9: a base whose making was cut off goes, with its sidecar; another store's stays, and a row's. */
+Test(engine_recover, bases_that_no_row_names_go)
+{
+	struct fmt_uuid ours, another;
+
+	begin_recover(1);
+	ours = store->id;
+	eng_store_new_id(store, &another);
+	close_store();
+	leave_base("11111111", &ours, false);
+	leave_base("22222222", &ours, true);
+	leave_base("33333333", &another, true);
+	must(in_process(die_open, NULL) == 0);
+	open_after_death();
+	cr_expect(!is_there("11111111", ".raw"), "it has no sidecar: it was never finished");
+	cr_expect(!is_there("22222222", ".raw") && !is_there("22222222", ".vmr"));
+	cr_expect(is_there("33333333", ".raw") && is_there("33333333", ".vmr"), "not ours");
+	attach(0, 0);
+	cr_expect(do_write(0, 1, 0, BLOCK) == 0 && holds(0, 1, 0, BLOCK),
+		  "the disk's own is there");
+	end(1);
+}
