@@ -61,13 +61,14 @@ static int by_value(const void *a, const void *b)
 
 static void print(struct asking *a, const char *what)
 {
-	uint64_t first = a->ns[0];
+	uint64_t first = a->ns[0], median;
 
 	qsort(a->ns + 1, CALLS - 1, sizeof(a->ns[0]), by_value);
+	median = a->ns[CALLS / 2 + 1];
 	stage_print(json_pack("{s:s, s:s, s:I, s:I, s:f, s:f, s:f}", "row", "diff", "of", what,
 			      "ranges", (json_int_t)a->ranges, "bytes", (json_int_t)a->bytes,
 			      "first_ms", (double)first / 1e6, "best_ms", (double)a->ns[1] / 1e6,
-			      "median_ms", (double)a->ns[CALLS / 2 + 1] / 1e6));
+			      "median_ms", (double)median / 1e6));
 }
 
 /* Asks on a thread of its own: the disk's is the caller's, and turns meanwhile. */

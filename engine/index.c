@@ -354,7 +354,7 @@ static int next_leaf(struct eng_index *index, struct leaves *l, uint64_t leaf,
 {
 	uint64_t left = index->shape.pages[0] - leaf,
 		 offset = index->index_offset + leaf * FMT_PAGE;
-	uint8_t *to = l->one;
+	uint8_t *to;
 	int r = 0;
 
 	if (leaf >= l->first + l->count) {

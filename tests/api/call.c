@@ -368,12 +368,12 @@ Test(api_call, folds_have_a_rate_and_an_end)
 	expect_result("Settle", "'Whole': true, 'Timeout': 60000");
 	snprintf(job, sizeof(job), "'Job': '%s', 'Timeout': 20000",
 		 text(json_object_get(last, "result"), "Job"));
-	expect_result("WaitJob", job);
+	expect_result("WaitJob", "%s", job);
 	cr_expect_eq(number(json_object_get(last, "result"), "job_state"), VMIMG_JOB_COMPLETED);
 	cr_expect_eq(number(json_object_get(last, "result"), "job_type"), VMIMG_JOB_TYPE_SETTLE);
 	snprintf(job, sizeof(job), "'Job': '%s', 'BytesPerSecond': 1",
 		 text(json_object_get(last, "result"), "instance_id"));
-	ask("SetJobRate", job);
+	ask("SetJobRate", "%s", job);
 	failed("EINVAL", "params.Job");
 }
 

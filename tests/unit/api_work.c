@@ -243,7 +243,8 @@ Test(api_work, a_synchronous_one_answers_how_it_ended)
 		uint32_t code;
 	} outcomes[] = {{0, 0}, {-EBUSY, 5}, {-ETIMEDOUT, 3}, {-EINVAL, 4}, {-EIO, 2}};
 
-	script.total = script.allowed = MIB;
+	script.total = MIB;
+	script.allowed = MIB;
 	script.may_end = true;
 	for (size_t i = 0; i < sizeof(outcomes) / sizeof(outcomes[0]); i++) {
 		script.result = outcomes[i].result;
