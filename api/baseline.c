@@ -16,6 +16,7 @@ static int create(struct vmimg_service *svc, const struct fmt_uuid *disk,
 		  struct eng_baseline **ret, bool *found)
 {
 	struct api_state state = {.extra = NULL}, top = {.extra = NULL};
+	struct eng_baseline *made = NULL;
 	struct cat_disk row;
 	int r = eng_catalog_get_disk_id(svc->store->catalog, disk, &row);
 
@@ -25,7 +26,15 @@ static int create(struct vmimg_service *svc, const struct fmt_uuid *disk,
 		r = api_point_state(svc, at, disk, err, &top);
 	*found = r == 0;
 	if (r == 0)
-		r = eng_baseline_create(svc->store, &row, &state.eng, &top.eng.layer, err, ret);
+		r = eng_baseline_create(svc->store, &row, &state.eng, &top.eng.layer, err, &made);
+	if (r == 0) /* no fold commits any more: what is still so stays so */
+		r = api_point_unmoved(svc, from, disk, &state);
+	if (r == 0)
+		r = api_point_unmoved(svc, at, disk, &top);
+	if (r == 0)
+		*ret = made;
+	else
+		eng_baseline_destroy(made);
 	eng_blocks_destroy(state.extra);
 	eng_blocks_destroy(top.extra);
 	return r;

@@ -232,20 +232,47 @@ int api_point_state(struct vmimg_service *svc, const struct api_point *point,
 	return r;
 }
 
+int api_point_unmoved(struct vmimg_service *svc, const struct api_point *point,
+		      const struct fmt_uuid *disk, const struct api_state *was)
+{
+	struct api_state is = {.extra = NULL};
+	int r = 0;
+
+	if (point->kind == API_POINT_REFPOINT) {
+		r = eng_refpoint_unmoved(svc->store, &point->id, disk, &was->eng.layer, was->extra);
+		return r == -ENODATA ? -ENOENT : r; /* lost since: the next look says so */
+	}
+	if (point->kind == API_POINT_SNAPSHOT)
+		r = state_of_snapshot(svc, &point->id, disk, &is);
+	if (r == 0 && point->kind == API_POINT_SNAPSHOT &&
+	    !fmt_uuid_equal(&is.eng.layer, &was->eng.layer))
+		r = -ENOENT;
+	return r;
+}
+
 static int diff_once(struct vmimg_service *svc, struct cat_disk *row, const struct api_point *from,
 		     const struct api_point *to, struct fmt_error *err, uint64_t *size,
 		     struct eng_blocks **ret, bool *found)
 {
 	struct api_state a = {.extra = NULL}, b = {.extra = NULL};
+	struct eng_blocks *made = NULL;
 	int r = api_point_state(svc, from, &row->id, err, &a);
 
 	if (r == 0)
 		r = api_point_state(svc, to, &row->id, err, &b);
 	*found = r == 0;
 	if (r == 0)
-		r = eng_diff(svc->store, row, &a.eng, &b.eng, err, ret);
+		r = eng_diff(svc->store, row, &a.eng, &b.eng, err, &made);
 	if (r == 0)
+		r = api_point_unmoved(svc, from, &row->id, &a);
+	if (r == 0)
+		r = api_point_unmoved(svc, to, &row->id, &b);
+	if (r == 0) {
 		*size = b.eng.size ? b.eng.size : row->size;
+		*ret = made;
+		made = NULL;
+	}
+	eng_blocks_destroy(made);
 	eng_blocks_destroy(a.extra);
 	eng_blocks_destroy(b.extra);
 	return r;

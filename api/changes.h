@@ -41,6 +41,9 @@ struct api_state {
 /* A disk's state at a point. -ENOENT: it has no such disk; -ENOTRECOVERABLE: its tracking is lost. */
 int api_point_state(struct vmimg_service *svc, const struct api_point *point,
 		    const struct fmt_uuid *disk, struct fmt_error *err, struct api_state *ret);
+/* Once the disk's chain was held or read: 0 when @was is still its state there; -ENOENT: ask anew. */
+int api_point_unmoved(struct vmimg_service *svc, const struct api_point *point,
+		      const struct fmt_uuid *disk, const struct api_state *was);
 
 /*
  * eng_diff() of a disk between two points; *@size is the disk's at @to. -ENOENT: a point has no such disk;

@@ -398,3 +398,18 @@ int eng_refpoint_state(struct eng_store *store, const struct fmt_uuid *refpoint,
 	*saved = set;
 	return 0;
 }
+
+int eng_refpoint_unmoved(struct eng_store *store, const struct fmt_uuid *refpoint,
+			 const struct fmt_uuid *disk, const struct fmt_uuid *layer,
+			 const struct eng_blocks *saved)
+{
+	struct cat_refpoint_disk row;
+	struct eng_blocks *now = NULL;
+	int r = eng_refpoint_state(store, refpoint, disk, NULL, &row, &now);
+
+	if (r == 0 && (!fmt_uuid_equal(&row.layer, layer) ||
+		       eng_blocks_cardinality(now) != eng_blocks_cardinality(saved)))
+		r = -ENOENT;
+	eng_blocks_destroy(now);
+	return r;
+}

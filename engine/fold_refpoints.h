@@ -47,5 +47,13 @@ int eng_refpoint_leave_ends(struct eng_store *store, const struct fmt_uuid *disk
 int eng_refpoint_state(struct eng_store *store, const struct fmt_uuid *refpoint,
 		       const struct fmt_uuid *disk, struct fmt_error *err,
 		       struct cat_refpoint_disk *ret, struct eng_blocks **saved);
+/*
+ * For who has used what eng_refpoint_state() said, and held the chain meanwhile: 0, or -ENOENT: a fold came
+ * between, ask anew. One into the base leaves a point's layer as it is and shows in the set alone, which
+ * only grows (RP-11).
+ */
+int eng_refpoint_unmoved(struct eng_store *store, const struct fmt_uuid *refpoint,
+			 const struct fmt_uuid *disk, const struct fmt_uuid *layer,
+			 const struct eng_blocks *saved);
 
 #endif

@@ -148,6 +148,11 @@ static inline int rp_run_changes(struct rp_call *call)
 		free(rows);
 	}
 	r = eng_diff(store, &call->disk, &from, &to, &call->why, &call->set);
+	if (r == 0) {
+		r = eng_refpoint_unmoved(store, &point.id, &call->disk.id, &from.layer, saved);
+		if (r < 0)
+			eng_blocks_destroy(call->set);
+	}
 	eng_blocks_destroy(saved);
 	return r;
 }
