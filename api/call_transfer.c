@@ -78,34 +78,34 @@ static int64_t export_reference_point(struct api_call *call)
 	return answer_job(call, code, job, about);
 }
 
-static int64_t import_snapshot(struct api_call *call)
+/* What takes a name, settings and a job. */
+static int64_t start(struct api_call *call, const struct api_blame *about,
+		     uint32_t (*what)(struct vmimg_service *, const char *, const char *,
+				      struct vmimg_job **, struct vmimg_error *))
 {
-	static const struct api_blame about[] = {{"source", 0}, {"settings", 1}, {NULL, 0}};
 	char *settings = settings_text(call, 1);
 	struct vmimg_job *job = NULL;
 	uint32_t code;
 
 	if (!settings)
 		return -ENOMEM;
-	code = vmimg_import_snapshot(call->svc, api_call_text(call, 0), settings, &job,
-				     &call->error);
+	code = what(call->svc, api_call_text(call, 0), settings, &job, &call->error);
 	free(settings);
 	return answer_job(call, code, job, about);
+}
+
+static int64_t import_snapshot(struct api_call *call)
+{
+	static const struct api_blame about[] = {{"source", 0}, {"settings", 1}, {NULL, 0}};
+
+	return start(call, about, vmimg_import_snapshot);
 }
 
 static int64_t verify_snapshot(struct api_call *call)
 {
 	static const struct api_blame about[] = {{"snapshot", 0}, {"settings", 1}, {NULL, 0}};
-	char *settings = settings_text(call, 1);
-	struct vmimg_job *job = NULL;
-	uint32_t code;
 
-	if (!settings)
-		return -ENOMEM;
-	code = vmimg_verify_snapshot(call->svc, api_call_text(call, 0), settings, &job,
-				     &call->error);
-	free(settings);
-	return answer_job(call, code, job, about);
+	return start(call, about, vmimg_verify_snapshot);
 }
 
 static int64_t job_report(struct api_call *call)
