@@ -53,7 +53,10 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 VIEW_format := format
 VIEW_engine := engine format
-VIEW_fsck := fsck format engine/io.h engine/catalog.h
+VIEW_engine/io := engine/io format
+VIEW_engine/catalog := engine/catalog engine/io format
+VIEW_engine/layer := engine/layer engine/io format
+VIEW_fsck := fsck format engine/io/io.h engine/catalog/catalog.h
 VIEW_api := api engine fsck format
 VIEW_serve := serve api
 VIEW_cli := cli bench api serve/serve.h
@@ -61,17 +64,18 @@ VIEW_bench := bench api
 VIEW_examples := examples api
 VIEW_tests := tests api
 VIEW_all := format engine fsck api serve cli bench tests
-VIEWS := format engine fsck api serve cli bench examples tests all
+VIEWS := format engine engine/io engine/catalog engine/layer fsck api serve cli bench examples tests all
 
 # Tests that may look inside; all others see the public header only.
 INSIDERS := tests/unit tests/sim tests/fault tests/fuzz tests/crash
 
+dirname = $(patsubst %/,%,$(dir $(1)))
 folder = $(firstword $(subst /, ,$(1)))
-view = $(B)/inc/$(if $(filter $(INSIDERS),$(patsubst %/,%,$(dir $(1)))),all,$(call folder,$(1)))
+view = $(B)/inc/$(if $(filter $(INSIDERS),$(dirname)),all,$(or $(filter $(dirname),$(VIEWS)),$(folder)))
 
 # ---- sources --------------------------------------------------------------------------------------
 
-sources = $(sort $(wildcard $(addsuffix /*.c,$(1))))
+sources = $(sort $(wildcard $(addsuffix /*.c,$(1)) $(addsuffix /*/*.c,$(1))))
 objects = $(patsubst %.c,$(B)/obj/%.o,$(1))
 paren := (
 with_main = $(if $(1),$(shell grep -l '^int main$(paren)' $(1)))
@@ -97,7 +101,7 @@ TEST_SCRIPTS := $(patsubst tests/%,%,$(sort $(wildcard $(addsuffix /*.sh,$(TEST_
 FUZZ_SRCS := $(call sources,tests/fuzz)
 FUZZERS := $(patsubst %.c,$(B)/%,$(if $(FUZZ_SRCS),$(shell grep -l LLVMFuzzerTestOneInput $(FUZZ_SRCS))))
 ALL_SRCS := $(LIB_SRCS) $(TOOL_SRCS) $(EXAMPLE_SRCS) $(TEST_LIB_SRCS) $(TEST_SRCS) $(FUZZ_SRCS) tests/tsan/main.c
-HEADERS := $(sort $(wildcard $(addsuffix /*.h,$(LIB_FOLDERS) cli bench serve tests tests/* tests/tsan/criterion examples/*)))
+HEADERS := $(sort $(wildcard $(addsuffix /*.h,$(LIB_FOLDERS) engine/* serve/* cli bench serve tests tests/* tests/tsan/criterion examples/*)))
 
 # ---- what is built --------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "api/changes.h"
-#include "engine/baseline.h"
+#include "engine/diff/baseline.h"
 
 #define TRIES 20u /* of a look at a state that a fold moves */
 

@@ -8,8 +8,8 @@
 #include <stdlib.h>
 
 #include "api/service.h"
-#include "engine/map.h"
-#include "engine/queue.h"
+#include "engine/disk/map.h"
+#include "engine/disk/queue.h"
 
 #define DEPTH_MAX 4096u
 

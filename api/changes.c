@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/fold_refpoints.h"
+#include "engine/fold/fold_refpoints.h"
 
 #define TRIES 20u /* of a look at a state that a fold moves */
 

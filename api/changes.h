@@ -7,7 +7,7 @@
 #define API_CHANGES_H
 
 #include "api/service.h"
-#include "engine/diff.h"
+#include "engine/diff/diff.h"
 
 struct api_point {
 	enum { API_POINT_NOW, API_POINT_SNAPSHOT, API_POINT_REFPOINT } kind;

@@ -3,7 +3,7 @@
  * clone.c - a collection made from a snapshot (CSN-17), by the caller's thread as ApplySnapshot is; and
  * who stands on whose layers, for documents (CL-5). Any thread.
  */
-#include "engine/clone.h"
+#include "engine/snapshot/clone.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -4,7 +4,7 @@
 #define API_CREATE_H
 
 #include "api/work.h"
-#include "engine/snapshot.h"
+#include "engine/snapshot/snapshot.h"
 
 struct api_quiesce;
 

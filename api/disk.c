@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "api/event.h"
-#include "engine/shrink.h"
+#include "engine/store/shrink.h"
 #include "format/layer.h"
 
 struct disk_name {

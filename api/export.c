@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "api/transfer.h"
-#include "engine/export_impl.h"
+#include "engine/transfer/export_impl.h"
 
 struct work {
 	struct api_transfer_settings s;

@@ -10,7 +10,7 @@
 
 #include "api/refpoint.h"
 #include "api/transfer.h"
-#include "engine/image_impl.h"
+#include "engine/image/image_impl.h"
 
 struct work {
 	struct api_transfer_settings s;

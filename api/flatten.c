@@ -2,7 +2,7 @@
 /*
  * flatten.c - a clone, or all disks of a collection, made independent as a job (CSN-18). Any thread.
  */
-#include "engine/flatten.h"
+#include "engine/snapshot/flatten.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -3,7 +3,7 @@
  * fold.c - folds as jobs (FO-15), their rate, and waiting for them (Settle). Every fold under way is a job of
  * type 50; it runs on the engine's thread, which tells when it begins and ends.
  */
-#include "engine/fold.h"
+#include "engine/fold/fold.h"
 
 #include <errno.h>
 #include <stddef.h>

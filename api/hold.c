@@ -8,7 +8,7 @@
 
 #include "api/describe.h"
 #include "api/event.h"
-#include "engine/hold.h"
+#include "engine/store/hold.h"
 
 static uint32_t split_arguments(const struct vmimg_service *svc, const char *snapshot,
 				const char *tag, struct vmimg_error *err,

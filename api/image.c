@@ -8,8 +8,8 @@
 #include <string.h>
 
 #include "api/describe.h"
-#include "engine/compare.h"
-#include "engine/image.h"
+#include "engine/image/compare.h"
+#include "engine/image/image.h"
 
 static_assert((int)VMIMG_EXTENT_DATA == (int)ENG_EXTENT_DATA &&
 		      (int)VMIMG_EXTENT_ZERO == (int)ENG_EXTENT_ZERO &&

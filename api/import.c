@@ -10,7 +10,7 @@
 
 #include "api/event.h"
 #include "api/transfer.h"
-#include "engine/import.h"
+#include "engine/transfer/import.h"
 
 struct work {
 	struct api_transfer_settings s;

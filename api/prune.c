@@ -11,7 +11,7 @@
 
 #include "api/describe.h"
 #include "api/prune_plan.h"
-#include "engine/hold.h"
+#include "engine/store/hold.h"
 
 struct prune {
 	struct vmimg_service *svc;

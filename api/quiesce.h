@@ -10,7 +10,7 @@
 #define API_QUIESCE_H
 
 #include "api/job.h"
-#include "engine/snapshot.h"
+#include "engine/snapshot/snapshot.h"
 #include "api/settings.h"
 
 struct api_callback;

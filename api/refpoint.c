@@ -14,7 +14,7 @@
 #include "api/describe.h"
 #include "api/event.h"
 #include "api/job.h"
-#include "engine/refpoint.h"
+#include "engine/snapshot/refpoint.h"
 
 static struct eng_catalog *catalog_of(const struct vmimg_service *svc)
 {

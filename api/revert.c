@@ -3,7 +3,7 @@
  * revert.c - ApplySnapshot (CSN-16): short enough to be done by the caller's thread, with a job all the
  * same, so that clients of the API family find what they look for. Any thread.
  */
-#include "engine/revert.h"
+#include "engine/snapshot/revert.h"
 
 #include <errno.h>
 #include <jansson.h>

@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #include "api/vmimg.h"
-#include "engine/store.h"
+#include "engine/store/store.h"
 
 struct api_callback;
 struct api_guest_ops;

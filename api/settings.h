@@ -8,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/catalog.h"
+#include "engine/catalog/catalog.h"
 #include "format/error.h"
 
 struct api_settings {

@@ -9,8 +9,8 @@
 #include <jansson.h>
 
 #include "api/work.h"
-#include "engine/export.h"
-#include "engine/stream_in.h"
+#include "engine/transfer/export.h"
+#include "engine/transfer/stream_in.h"
 
 enum api_transfer_kind {
 	API_TRANSFER_EXPORT = 1 << 0,

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 
 #include "api/describe.h"
-#include "engine/fold.h"
+#include "engine/fold/fold.h"
 
 static struct eng_catalog *catalog_of(const struct vmimg_service *svc)
 {

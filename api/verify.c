@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "api/transfer.h"
-#include "engine/verify.h"
+#include "engine/transfer/verify.h"
 
 struct work {
 	struct api_transfer_settings s;

@@ -12,7 +12,7 @@
 
 #include <stdint.h>
 
-#include "engine/io.h"
+#include "engine/io/io.h"
 #include "format/error.h"
 
 enum fsck_severity {

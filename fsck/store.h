@@ -6,7 +6,7 @@
 #ifndef FSCK_STORE_H
 #define FSCK_STORE_H
 
-#include "engine/catalog.h"
+#include "engine/catalog/catalog.h"
 #include "format/layer.h"
 #include "fsck/problem.h"
 

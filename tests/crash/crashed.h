@@ -7,7 +7,7 @@
 #ifndef TESTS_CRASH_CRASHED_H
 #define TESTS_CRASH_CRASHED_H
 
-#include "engine/io_record.h"
+#include "engine/io/io_record.h"
 #include "tests/crash/rig.h"
 
 #define CRASHED_OPS 4000 /* requests of a load */

@@ -21,8 +21,8 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#include "engine/io_record.h"
-#include "engine/overlay.h"
+#include "engine/io/io_record.h"
+#include "engine/store/overlay.h"
 #include "fsck/fsck.h"
 #include "tests/crash/rig.h"
 

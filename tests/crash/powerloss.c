@@ -26,7 +26,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-#include "engine/io_record_log.h"
+#include "engine/io/io_record_log.h"
 #include "tests/crash/crashed.h"
 
 #define REPLAYS     300 /* of one load */

@@ -12,8 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/fdcache.h"
-#include "engine/fold.h"
+#include "engine/io/fdcache.h"
+#include "engine/fold/fold.h"
 
 #define LENGTH_MAX (64u << 10)
 #define HANG_NS    (60ull * 1000000000)

@@ -13,7 +13,7 @@
 
 #include <pthread.h>
 
-#include "engine/snapshot.h"
+#include "engine/snapshot/snapshot.h"
 #include "tests/lib/history.h"
 #include "tests/lib/random.h"
 

@@ -10,9 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/io_fault.h"
-#include "engine/io_record.h"
-#include "engine/snapshot.h"
+#include "engine/io/io_fault.h"
+#include "engine/io/io_record.h"
+#include "engine/snapshot/snapshot.h"
 #include "fsck/fsck.h"
 
 #define SIZE   (4ull << 20)

@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engine/io_record.h"
+#include "engine/io/io_record.h"
 #include "tests/fault/scene.h"
 #include "tests/lib/random.h"
 

@@ -14,7 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "engine/snapshot.h"
+#include "engine/snapshot/snapshot.h"
 #include "fsck/fsck.h"
 
 int __lsan_do_recoverable_leak_check(void) __attribute__((weak));

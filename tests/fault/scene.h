@@ -6,7 +6,7 @@
 #ifndef TESTS_FAULT_SCENE_H
 #define TESTS_FAULT_SCENE_H
 
-#include "engine/io_fault.h"
+#include "engine/io/io_fault.h"
 #include "tests/lib/history.h"
 
 #define SCENE_OPS   4096

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/blocks.h"
+#include "engine/diff/blocks.h"
 #include "format/layer.h"
 #include "format/le.h"
 

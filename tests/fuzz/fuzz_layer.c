@@ -13,7 +13,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "engine/journal.h"
+#include "engine/layer/journal.h"
 #include "format/layer.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);

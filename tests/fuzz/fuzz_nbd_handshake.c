@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "serve/nbd_handshake.h"
+#include "serve/nbd/nbd_handshake.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 

@@ -17,7 +17,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "serve/nbd_proto.h"
+#include "serve/nbd/nbd_proto.h"
 #include "serve/server.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);

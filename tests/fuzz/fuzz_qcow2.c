@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/qcow2.h"
+#include "engine/layer/qcow2.h"
 #include "format/qcow2.h"
 #include "tests/fuzz/memory_io.h"
 

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/stream_in.h"
+#include "engine/transfer/stream_in.h"
 #include "format/layer.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);

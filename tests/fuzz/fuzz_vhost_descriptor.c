@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "serve/vhost.h"
+#include "serve/vhost/vhost.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 

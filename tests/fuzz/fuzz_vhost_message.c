@@ -23,7 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "serve/vhost.h"
+#include "serve/vhost/vhost.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 

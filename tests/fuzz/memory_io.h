@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/io.h"
+#include "engine/io/io.h"
 
 enum { MEMORY_FILES = 300 };
 

@@ -9,7 +9,7 @@
  * another number; SEED. On a real file system: TMPDIR.
  * tests/run: -j1
  */
-#include "engine/fold.h"
+#include "engine/fold/fold.h"
 #include "fsck/fsck.h"
 #include "tests/lib/random.h"
 #include "tests/unit/engine_store.h"

@@ -3,11 +3,11 @@
  * clone.c - a collection made from a snapshot: what it holds, what stays for it whatever goes, folds of
  * layers that several disks stand on, and what a failure and a power loss leave (CL-*, GB-*).
  */
-#include "engine/clone.h"
-#include "engine/flatten.h"
-#include "engine/fold.h"
-#include "engine/garbage.h"
-#include "engine/revert.h"
+#include "engine/snapshot/clone.h"
+#include "engine/snapshot/flatten.h"
+#include "engine/fold/fold.h"
+#include "engine/store/garbage.h"
+#include "engine/snapshot/revert.h"
 #include "fsck/fsck.h"
 #include "tests/unit/engine_store.h"
 

@@ -3,7 +3,7 @@
  * fold_base.c - folds into the base (FO-10 to FO-14), one by one: the test's own thread folds,
  * when it wants to, so that every step of one is between two lines of a test.
  */
-#include "engine/fold_impl.h"
+#include "engine/fold/fold_impl.h"
 #include "fsck/fsck.h"
 #include "tests/unit/engine_store.h"
 

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/io_record.h"
+#include "engine/io/io_record.h"
 
 static struct vmimg_error err;
 

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/fold.h"
+#include "engine/fold/fold.h"
 
 static struct vmimg_error err;
 

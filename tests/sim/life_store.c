@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "engine/fold.h"
+#include "engine/fold/fold.h"
 #include "fsck/fsck.h"
 
 static struct vmimg_error err;

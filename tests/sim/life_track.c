@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/diff.h"
+#include "engine/diff/diff.h"
 
 struct ask {
 	struct cat_disk disk;

@@ -4,7 +4,7 @@
  * keeps what every snapshot holds, block by block. Prints its seed; SEED takes it back.
  * tests/run: -j1
  */
-#include "engine/fold.h"
+#include "engine/fold/fold.h"
 #include "fsck/fsck.h"
 #include "tests/lib/random.h"
 #include "tests/unit/engine_store.h"

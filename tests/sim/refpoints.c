@@ -9,7 +9,7 @@
  */
 #include <sys/mman.h>
 
-#include "engine/revert.h"
+#include "engine/snapshot/revert.h"
 #include "fsck/fsck.h"
 #include "tests/lib/random.h"
 #include "tests/unit/engine_refpoint.h"

@@ -3,8 +3,8 @@
  * revert.c - a collection back to a snapshot, all of it or nothing, undone by another revert; who
  * may ask and when; what nothing refers to goes; what a failure and a power loss leave (AS-*, GB-*).
  */
-#include "engine/garbage.h"
-#include "engine/revert.h"
+#include "engine/store/garbage.h"
+#include "engine/snapshot/revert.h"
 #include "fsck/fsck.h"
 #include "tests/unit/engine_store.h"
 

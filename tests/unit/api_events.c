@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "api/event.h"
-#include "engine/io_record.h"
+#include "engine/io/io_record.h"
 
 static char dir[80];
 static struct vmimg_service *svc;

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "api/work.h"
-#include "engine/io_record.h"
+#include "engine/io/io_record.h"
 
 #define MIB 1048576u
 

@@ -13,9 +13,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/catalog.h"
-#include "engine/io_fault.h"
-#include "engine/io_record.h"
+#include "engine/catalog/catalog.h"
+#include "engine/io/io_fault.h"
+#include "engine/io/io_record.h"
 
 static struct eng_io *posix, *io;
 static struct eng_fault *fault;

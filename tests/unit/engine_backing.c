@@ -3,7 +3,7 @@
  * engine_backing.c - what an image may name as its base, and what it may not. The images are made
  * here, byte by byte, so that nothing but the name differs.
  */
-#include "engine/backing.h"
+#include "engine/layer/backing.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "engine/qcow2.h"
+#include "engine/layer/qcow2.h"
 #include "tests/fuzz/memory_io.h"
 
 enum { IMAGE = 2048 }; /* header with name, L1 table; clusters of 512 bytes */

@@ -4,7 +4,7 @@
  * references whole, and runs transactions. Rules CT-*: spec/catalog.md. Errors and power loss:
  * engine_catalog_crash.c; databases that are not as they should be: engine_catalog_hostile.c.
  */
-#include "engine/catalog.h"
+#include "engine/catalog/catalog.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

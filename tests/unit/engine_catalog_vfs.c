@@ -3,7 +3,7 @@
  * engine_catalog_vfs.c - SQLite's files go through the I/O seam, with its errors in SQLite's words
  * and no promise that a disk might not keep. Rules CT-*: spec/catalog.md.
  */
-#include "engine/catalog_vfs.h"
+#include "engine/catalog/catalog_vfs.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>
@@ -13,8 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/io_fault.h"
-#include "engine/io_record.h"
+#include "engine/io/io_fault.h"
+#include "engine/io/io_record.h"
 
 #define RW (SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE)
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* engine_compare.c - two disks side by side: same is same, and a difference is the first one. */
-#include "engine/compare.h"
+#include "engine/image/compare.h"
 #include "tests/unit/engine_io_tmp.h"
 #include "tests/unit/engine_source.h"
 

@@ -6,9 +6,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "engine/image.h"
-#include "engine/index.h"
-#include "engine/io_fault.h"
+#include "engine/image/image.h"
+#include "engine/layer/index.h"
+#include "engine/io/io_fault.h"
 #include "tests/unit/engine_io_tmp.h"
 
 #define SIZE (8u << 20)

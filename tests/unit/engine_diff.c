@@ -7,9 +7,9 @@
  */
 #include <time.h>
 
-#include "engine/baseline.h"
-#include "engine/fold.h"
-#include "engine/revert.h"
+#include "engine/diff/baseline.h"
+#include "engine/fold/fold.h"
+#include "engine/snapshot/revert.h"
 #include "tests/unit/engine_store.h"
 
 #define SIZE   (12ull << 20)

@@ -11,8 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "engine/image.h"
-#include "engine/io_posix.h"
+#include "engine/image/image.h"
+#include "engine/io/io_posix.h"
 #include "tests/unit/engine_io_tmp.h"
 
 #define LEN   8192u

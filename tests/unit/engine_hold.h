@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/io.h"
+#include "engine/io/io.h"
 
 enum hold_dsync { HOLD_BOTH = 0, HOLD_PLAIN = 1, HOLD_DSYNC = 2 };
 

@@ -8,8 +8,8 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-#include "engine/image.h"
-#include "engine/layer.h"
+#include "engine/image/image.h"
+#include "engine/layer/layer.h"
 #include "tests/unit/engine_io_tmp.h"
 
 #define MIB  (1ull << 20)

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/index.h"
+#include "engine/layer/index.h"
 
 #define SALT    0x5a17f00d12345678ull
 #define NOTHING (-2)

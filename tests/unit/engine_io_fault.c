@@ -4,7 +4,7 @@
 #include <poll.h>
 #include <unistd.h>
 
-#include "engine/io_fault.h"
+#include "engine/io/io_fault.h"
 #include "tests/unit/engine_io_tmp.h"
 
 #define FOR_EVER UINT64_MAX

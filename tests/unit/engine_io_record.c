@@ -5,8 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "engine/io_fault.h"
-#include "engine/io_record.h"
+#include "engine/io/io_fault.h"
+#include "engine/io/io_record.h"
 #include "tests/unit/engine_io_tmp.h"
 
 #define SEEDS    200

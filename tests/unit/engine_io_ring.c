@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "engine/io_posix.h"
+#include "engine/io/io_posix.h"
 #include "tests/unit/engine_io_tmp.h"
 
 #define FOR_EVER UINT64_MAX

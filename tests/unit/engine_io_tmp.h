@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/io.h"
-#include "engine/io_record.h"
+#include "engine/io/io.h"
+#include "engine/io/io_record.h"
 
 #define FRESH (ENG_OPEN_WRITE | ENG_OPEN_CREATE | ENG_OPEN_EXCL)
 

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#include "engine/journal.h"
+#include "engine/layer/journal.h"
 
 /* --- an I/O whose shared memory is one buffer --- */
 

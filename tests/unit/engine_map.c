@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/map.h"
+#include "engine/disk/map.h"
 #include "format/layer.h"
 
 #define BLOCKS (5 * ENG_MAP_REGION + 77)

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/index.h"
+#include "engine/layer/index.h"
 
 #define NOTHING (-2)
 #define ZEROS   (-1)

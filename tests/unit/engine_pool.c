@@ -11,7 +11,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#include "engine/pool.h"
+#include "engine/io/pool.h"
 
 #define MANY 200
 

@@ -4,7 +4,7 @@
  * qemu-img makes; damaged images give the right bytes or an error, within bounds. Tests that need
  * qemu-img are skipped without it.
  */
-#include "engine/qcow2.h"
+#include "engine/layer/qcow2.h"
 
 #include <criterion/criterion.h>
 #include <errno.h>

@@ -6,9 +6,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "engine/io_fault.h"
-#include "engine/qcow2.h"
-#include "engine/qcow2_write.h"
+#include "engine/io/io_fault.h"
+#include "engine/layer/qcow2.h"
+#include "engine/image/qcow2_write.h"
 #include "tests/unit/engine_io_tmp.h"
 #include "tests/unit/engine_source.h"
 

@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/rangelock.h"
+#include "engine/disk/rangelock.h"
 
 static struct eng_rangelocks locks;
 static struct eng_rangelock *order[256];

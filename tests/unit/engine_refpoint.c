@@ -4,7 +4,7 @@
  * they have to tell (T29), and whole or not there after the loss of power at any event. Rules RP-*:
  * spec/refpoint.md.
  */
-#include "engine/revert.h"
+#include "engine/snapshot/revert.h"
 #include "tests/unit/engine_refpoint.h"
 
 #define SIZE   (16ull << 20)

@@ -6,10 +6,10 @@
 #ifndef TESTS_UNIT_ENGINE_REFPOINT_H
 #define TESTS_UNIT_ENGINE_REFPOINT_H
 
-#include "engine/diff.h"
-#include "engine/fold.h"
-#include "engine/fold_refpoints.h"
-#include "engine/refpoint.h"
+#include "engine/diff/diff.h"
+#include "engine/fold/fold.h"
+#include "engine/fold/fold_refpoints.h"
+#include "engine/snapshot/refpoint.h"
 #include "tests/unit/engine_store.h"
 
 struct rp_call {

@@ -3,7 +3,7 @@
  * engine_shrink.c - a disk made smaller is so or not, whatever fails or dies (RZ-2, RZ-3): errors,
  * death at any operation, power lost at any event; and what was cut off never shows again.
  */
-#include "engine/shrink.h"
+#include "engine/store/shrink.h"
 #include "tests/unit/engine_store.h"
 
 TestSuite(engine_shrink, .timeout = 300);

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/source.h"
+#include "engine/image/source.h"
 #include "tests/lib/random.h"
 
 #define SECTOR 512u

@@ -2,7 +2,7 @@
 /*
  * engine_store.h - a whole store for tests of engine/: VM "a" with disks d0, d1, ... in collection
  * "c", two queues turned by the test's one thread, snapshots on a thread of their own, and every
- * operation in reach of fault rules (engine/io_fault.h) and of hold rules (engine_hold.h).
+ * operation in reach of fault rules (engine/io/io_fault.h) and of hold rules (engine_hold.h).
  *
  * With the steps of all threads forced, each test is one interleaving. All of it is static: one
  * program, one store at a time. must() also works in a forked child, which it ends with status 99.
@@ -21,10 +21,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "engine/io_fault.h"
-#include "engine/io_record.h"
-#include "engine/overlay.h"
-#include "engine/snapshot.h"
+#include "engine/io/io_fault.h"
+#include "engine/io/io_record.h"
+#include "engine/store/overlay.h"
+#include "engine/snapshot/snapshot.h"
 #include "tests/unit/engine_hold.h"
 
 #define DISKS_MAX 20u

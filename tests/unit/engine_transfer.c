@@ -8,10 +8,10 @@
 #include <criterion/new/assert.h>
 #include <dirent.h>
 
-#include "engine/export.h"
-#include "engine/export_impl.h"
-#include "engine/import.h"
-#include "engine/verify.h"
+#include "engine/transfer/export.h"
+#include "engine/transfer/export_impl.h"
+#include "engine/transfer/import.h"
+#include "engine/transfer/verify.h"
 
 #define SIZE (2u << 20)
 

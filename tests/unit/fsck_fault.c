@@ -5,7 +5,7 @@
  */
 #include "tests/unit/fsck_made_store.h"
 
-#include "engine/io_fault.h"
+#include "engine/io/io_fault.h"
 
 TestSuite(fsck_fault, .init = start, .fini = finish);
 

@@ -13,8 +13,8 @@
 #include <signal.h>
 #include <sys/wait.h>
 
-#include "engine/io_record.h"
-#include "engine/snapshot.h"
+#include "engine/io/io_record.h"
+#include "engine/snapshot/snapshot.h"
 
 #define DISK_SIZE (8u << 20)
 

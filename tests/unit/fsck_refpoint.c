@@ -3,7 +3,7 @@
  * fsck_refpoint.c - what a check says of reference points: nothing of sound ones, on a branch that goes too,
  * and the rule of each that is not (RP-*).
  */
-#include "engine/revert.h"
+#include "engine/snapshot/revert.h"
 #include "fsck/fsck.h"
 #include "tests/unit/engine_refpoint.h"
 

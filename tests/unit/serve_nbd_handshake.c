@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "serve/nbd_handshake.h"
+#include "serve/nbd/nbd_handshake.h"
 
 static struct nbd_handshake h;
 static uint8_t in[70000];

@@ -14,7 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "serve/nbd_proto.h"
+#include "serve/nbd/nbd_proto.h"
 #include "serve/server.h"
 
 #define SIZE (64u << 20)

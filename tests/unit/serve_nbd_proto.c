@@ -4,8 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
-#include "serve/nbd_buffer.h"
-#include "serve/nbd_proto.h"
+#include "serve/nbd/nbd_buffer.h"
+#include "serve/nbd/nbd_proto.h"
 
 #define SIZE UINT64_C(1000000)
 #define MAX  65536u

@@ -17,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "serve/nbd_proto.h"
+#include "serve/nbd/nbd_proto.h"
 #include "serve/server.h"
 #include "serve/tls.h"
 

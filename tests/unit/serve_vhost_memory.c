@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "serve/vhost.h"
+#include "serve/vhost/vhost.h"
 
 #define SIZE  65536u
 #define GUEST UINT64_C(0x40000000)

@@ -10,7 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "serve/vhost.h"
+#include "serve/vhost/vhost.h"
 
 #define NUM   16u
 #define SIZE  65536u

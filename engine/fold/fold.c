@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fold.c - the thread that folds: which disks are to be looked at, and when, and what others ask of it:
+ * to leave a disk, to pause, to go slower. The fold itself is fold_run.c's (FO-*).
+ *
+ * Only sealed layers are touched, so that guests' writes never run ahead of it.
+ */
+#include "engine/fold/fold.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/fold/fold_impl.h"
+#include "engine/store/garbage.h"
+
+#define FOLD_RATE   (64ull << 20)       /* bytes a second */
+#define PEACE_NS    (5 * 1000000000ull) /* nothing new for so long: everything is folded */
+#define RETRY_NS    (1 * 1000000000ull)
+#define RETRIES_MAX 9u /* doublings of it */
+
+/* --- the thread --- */
+
+static uint64_t peace_ns(const struct eng_folder *folder)
+{
+	uint64_t ns = folder->store->options.fold_peace_ns;
+
+	return ns ? ns : PEACE_NS;
+}
+
+static void put_want_locked(struct eng_folder *folder, const struct fmt_uuid *disk,
+			    uint64_t not_before_ns, bool fresh)
+{
+	uint64_t now = eng_io_now_ns(folder->store->io);
+	struct want *w;
+
+	for (w = folder->wants; w; w = w->next)
+		if (fmt_uuid_equal(&w->disk, disk))
+			break;
+	if (!w) {
+		w = calloc(1, sizeof(*w));
+		if (!w)
+			return; /* the next change asks again */
+		w->disk = *disk;
+		w->since_ns = now;
+		w->not_before_ns = not_before_ns;
+		w->next = folder->wants;
+		folder->wants = w;
+	}
+	if (fresh) {
+		w->since_ns = now;
+		w->not_before_ns = 0;
+		w->looked = false;
+		w->failures = 0;
+	}
+	pthread_cond_broadcast(&folder->changed);
+}
+
+void eng_folder_want(struct eng_folder *folder, const struct fmt_uuid *disk)
+{
+	if (!folder)
+		return;
+	pthread_mutex_lock(&folder->lock);
+	put_want_locked(folder, disk, 0, true);
+	pthread_mutex_unlock(&folder->lock);
+}
+
+/* The want that is due first, taken out; NULL after a wait. */
+static struct want *take_want_locked(struct eng_folder *folder)
+{
+	uint64_t now = eng_io_now_ns(folder->store->io), first = UINT64_MAX;
+	struct timespec ts;
+
+	for (struct want **p = &folder->wants; *p && !folder->paused; p = &(*p)->next) {
+		struct want *w = *p;
+
+		if (w->not_before_ns <= now && !fmt_uuid_equal(&w->disk, &folder->leaving)) {
+			*p = w->next;
+			return w;
+		}
+		first = w->not_before_ns < first ? w->not_before_ns : first;
+	}
+	if (first == UINT64_MAX) {
+		pthread_cond_wait(&folder->changed, &folder->lock);
+		return NULL;
+	}
+	first = first > now ? first : now + RETRY_NS; /* due, but its disk is on its way out */
+	ts.tv_sec = (time_t)(first / 1000000000u);
+	ts.tv_nsec = (long)(first % 1000000000u);
+	pthread_cond_timedwait(&folder->changed, &folder->lock, &ts);
+	return NULL;
+}
+
+static uint64_t retry_ns(unsigned failures)
+{
+	return RETRY_NS << (failures > RETRIES_MAX ? RETRIES_MAX : failures - 1);
+}
+
+/* What is left of @w after a look that gave @r: a later one. A want that came meanwhile is newer. */
+static void look_again_locked(struct eng_folder *folder, const struct want *w, int r,
+			      const struct fmt_error *err)
+{
+	uint64_t now = eng_io_now_ns(folder->store->io);
+	/* SG-4: for space it asks now and then. */
+	bool failed = r < 0 && r != -ENOSPC && !atomic_load(&folder->cancel);
+	uint64_t wait = r < 0   ? retry_ns(failed ? w->failures + 1 : 1)
+			: r > 0 ? 0
+				: peace_ns(folder);
+	struct want *again;
+
+	for (again = folder->wants; again; again = again->next)
+		if (fmt_uuid_equal(&again->disk, &w->disk))
+			return;
+	if (folder->paused)
+		wait = 0; /* what paused it is what it waits for */
+	put_want_locked(folder, &w->disk, now + wait, false);
+	again = folder->wants;
+	if (!again || !fmt_uuid_equal(&again->disk, &w->disk))
+		return; /* no memory: the next change asks again */
+	again->since_ns = w->since_ns;
+	again->looked = r == 0;
+	again->failures = failed ? w->failures + 1 : 0;
+	again->last = *err;
+	again->last_r = failed ? r : 0;
+}
+
+static void look_at(struct eng_folder *folder, const struct want *w)
+{
+	uint64_t now = eng_io_now_ns(folder->store->io);
+	bool patient = now - w->since_ns < peace_ns(folder), later = false;
+	struct fmt_error err = {""};
+	int r = eng_garbage_sweep(folder->store, &w->disk);
+	bool refused;
+
+	if (r == 0)
+		r = eng_fold_disk(folder, &w->disk, patient, &err, &later);
+	/* Somebody cancelled its job: it is not begun again until something changes (FO-15). */
+	refused = r == -ECANCELED && !atomic_load(&folder->cancel);
+
+	pthread_mutex_lock(&folder->lock);
+	folder->stats.active = false;
+	if (!folder->stop && !refused && (r != 0 || later))
+		look_again_locked(folder, w, r, &err);
+	pthread_cond_broadcast(&folder->changed);
+	pthread_mutex_unlock(&folder->lock);
+}
+
+static void thread_main(void *arg)
+{
+	struct eng_folder *folder = arg;
+
+	pthread_mutex_lock(&folder->lock);
+	while (!folder->stop) {
+		struct want *w = take_want_locked(folder);
+
+		if (!w)
+			continue;
+		folder->stats.active = true;
+		folder->stats.disk = w->disk;
+		atomic_store(&folder->cancel, false);
+		pthread_mutex_unlock(&folder->lock);
+		look_at(folder, w);
+		free(w);
+		pthread_mutex_lock(&folder->lock);
+	}
+	pthread_mutex_unlock(&folder->lock);
+}
+
+/* --- from outside --- */
+
+static void cancel_locked(struct eng_folder *folder)
+{
+	atomic_store(&folder->cancel, true);
+	if (folder->progress)
+		atomic_store(&folder->progress->cancel, true); /* it may be waiting */
+}
+
+void eng_folder_leave(struct eng_folder *folder, const struct fmt_uuid *disk)
+{
+	if (!folder)
+		return;
+	pthread_mutex_lock(&folder->lock);
+	folder->leaving = *disk;
+	while (folder->stats.active && fmt_uuid_equal(&folder->stats.disk, disk)) {
+		cancel_locked(folder);
+		pthread_cond_wait(&folder->changed, &folder->lock);
+	}
+	memset(&folder->leaving, 0, sizeof(folder->leaving));
+	pthread_mutex_unlock(&folder->lock);
+}
+
+void eng_folder_pause(struct eng_folder *folder, bool pause)
+{
+	if (!folder)
+		return;
+	pthread_mutex_lock(&folder->lock);
+	folder->paused = pause;
+	while (pause && folder->stats.active) {
+		cancel_locked(folder);
+		pthread_cond_wait(&folder->changed, &folder->lock);
+	}
+	pthread_cond_broadcast(&folder->changed);
+	pthread_mutex_unlock(&folder->lock);
+}
+
+void eng_folder_set_rate(struct eng_folder *folder, uint64_t rate)
+{
+	if (!folder)
+		return;
+	pthread_mutex_lock(&folder->lock);
+	atomic_store(&folder->rate, rate == UINT64_MAX ? 0 : rate);
+	if (folder->progress)
+		atomic_store(&folder->progress->rate, atomic_load(&folder->rate));
+	pthread_mutex_unlock(&folder->lock);
+}
+
+uint64_t eng_folder_rate(struct eng_folder *folder)
+{
+	return folder ? atomic_load(&folder->rate) : 0;
+}
+
+void eng_folder_watch(struct eng_folder *folder, const struct eng_fold_watch *watch)
+{
+	if (!folder)
+		return;
+	eng_folder_pause(folder, true);
+	folder->watch = *watch; /* the thread reads it when it folds, which it does not */
+	eng_folder_pause(folder, false);
+}
+
+void eng_folder_stats(struct eng_folder *folder, struct eng_folder_stats *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	if (!folder)
+		return;
+	pthread_mutex_lock(&folder->lock);
+	*ret = folder->stats;
+	ret->active = folder->progress != NULL;
+	if (folder->progress) {
+		ret->done = atomic_load(&folder->progress->done);
+		ret->total = atomic_load(&folder->progress->total);
+	}
+	pthread_mutex_unlock(&folder->lock);
+}
+
+void eng_folder_rest(struct eng_folder *folder, const struct fmt_uuid *disk, bool whole,
+		     struct eng_folder_rest *ret)
+{
+	struct want *w;
+
+	memset(ret, 0, sizeof(*ret));
+	if (!folder)
+		return;
+	pthread_mutex_lock(&folder->lock);
+	for (w = folder->wants; w && !fmt_uuid_equal(&w->disk, disk);)
+		w = w->next;
+	if (w && whole && w->since_ns) {
+		w->since_ns = 0;
+		w->not_before_ns = w->failures ? w->not_before_ns : 0;
+		w->looked = false;
+		pthread_cond_broadcast(&folder->changed);
+	}
+	ret->active = folder->stats.active && fmt_uuid_equal(&folder->stats.disk, disk);
+	ret->pending = ret->active || folder->swaps || (w && !w->looked);
+	if (ret->active && folder->progress && atomic_load(&folder->progress->total))
+		ret->done = (double)atomic_load(&folder->progress->done) /
+			    (double)atomic_load(&folder->progress->total);
+	if (w && w->last_r < 0 && w->last_r != -EBUSY && w->last_r != -ESTALE) {
+		ret->failed = w->last_r;
+		ret->why = w->last;
+	}
+	pthread_mutex_unlock(&folder->lock);
+}
+
+int eng_folder_create(struct eng_store *store, struct eng_folder **ret)
+{
+	struct eng_folder *folder = calloc(1, sizeof(*folder));
+	struct cat_disk *disks = NULL;
+	pthread_condattr_t attr;
+	size_t n = 0;
+	int r = -ENOMEM;
+
+	if (!folder)
+		return r;
+	folder->store = store;
+	pthread_mutex_init(&folder->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&folder->changed, &attr);
+	pthread_condattr_destroy(&attr);
+	eng_folder_set_rate(folder,
+			    store->options.fold_rate ? store->options.fold_rate : FOLD_RATE);
+	r = eng_catalog_list_disks(store->catalog, NULL, &disks, &n);
+	for (size_t i = 0; r == 0 && i < n; i++)
+		put_want_locked(folder, &disks[i].id, 0, true);
+	free(disks);
+	if (r == 0)
+		r = eng_io_spawn(store->io, "vmimg-fold", thread_main, folder, &folder->thread);
+	if (r < 0) {
+		eng_folder_destroy(folder);
+		return r;
+	}
+	*ret = folder;
+	return 0;
+}
+
+void eng_folder_stop(struct eng_folder *folder)
+{
+	if (!folder)
+		return;
+	pthread_mutex_lock(&folder->lock);
+	folder->stop = true;
+	cancel_locked(folder);
+	pthread_cond_broadcast(&folder->changed);
+	pthread_mutex_unlock(&folder->lock);
+	if (folder->thread)
+		eng_io_join(folder->store->io, folder->thread);
+	folder->thread = NULL;
+	pthread_mutex_lock(&folder->lock);
+	while (folder->swaps) /* every disk is detached: their removals are the pool's */
+		pthread_cond_wait(&folder->changed, &folder->lock);
+	pthread_mutex_unlock(&folder->lock);
+}
+
+void eng_folder_destroy(struct eng_folder *folder)
+{
+	if (!folder)
+		return;
+	eng_folder_stop(folder);
+	for (struct want *w = folder->wants, *next; w; w = next) {
+		next = w->next;
+		free(w);
+	}
+	pthread_cond_destroy(&folder->changed);
+	pthread_mutex_destroy(&folder->lock);
+	free(folder);
+}

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fold_impl.h - shared by the files that fold: fold.c (the thread, and what others ask of it),
+ * fold_run.c (one fold) and fold_base.c (one into the base). Nobody else includes it.
+ */
+#ifndef ENGINE_FOLD_IMPL_H
+#define ENGINE_FOLD_IMPL_H
+
+#include "engine/fold/fold.h"
+#include "engine/fold/fold_build.h"
+#include "engine/fold/fold_copy.h"
+#include "engine/fold/fold_refpoints.h"
+#include "engine/store/users.h"
+
+/* A disk that should be looked at. */
+struct want {
+	struct want *next;
+	struct fmt_uuid disk;
+	uint64_t since_ns, not_before_ns;
+	bool looked;       /* nothing pays at present: it waits for peace */
+	unsigned failures; /* in a row */
+	int last_r;
+	struct fmt_error last; /* of them */
+};
+
+struct eng_folder {
+	struct eng_store *store;
+	struct eng_thread *thread;
+	_Atomic uint64_t rate;
+
+	pthread_mutex_t lock; /* guards what follows */
+	pthread_cond_t changed;
+	struct want *wants;
+	bool stop, paused;
+	_Atomic bool cancel;           /* the fold under way */
+	struct fmt_uuid leaving;       /* not to be begun: its files are about to go */
+	struct eng_progress *progress; /* of the fold under way, or NULL */
+	struct eng_folder_stats stats;
+	struct eng_fold_watch watch; /* .begin NULL: nobody */
+	unsigned swaps;              /* posted, their files not removed yet */
+};
+
+/* One fold, from its plan to the inputs' removal. */
+struct fold {
+	struct eng_folder *folder;
+	struct cat_layer *rows; /* of its inputs */
+	size_t count;
+	struct eng_layer **inputs;
+	struct eng_layer *result;
+	struct fmt_uuid *ids;               /* of the layers whose ordinals the result takes */
+	struct eng_progress own, *progress; /* &own where nobody watches */
+	/* Of its inputs, and of the base where it is into that. */
+	struct eng_refpoint_moves *points;
+	struct eng_fold_build build;
+	bool into_base; /* copied into the layer beneath; @result is that one, opened anew */
+	struct cat_layer base;
+	struct eng_layer *base_layer; /* its headers' */
+	struct eng_fold_copy copy;
+	struct eng_task removal;
+};
+
+/* Whether @row may be joined with the layer on top of it, *@child (T25). */
+int eng_fold_joins(struct eng_store *store, const struct cat_layer *row, bool *ret,
+		   struct cat_layer *child);
+/* FD-1: adds to @hdr's list the topmost input, and whomever else its children name. */
+int eng_fold_note_replaced(struct fold *f, struct fmt_header *hdr, struct fmt_error *err);
+bool eng_fold_stopped(void *fold);
+
+/* --- into the base (fold_base.c): FO-10 to FO-14 --- */
+/* Whether the @count layers of @run, lowest first, may be copied into the layer beneath: *@base. */
+int eng_fold_base_fits(struct eng_store *store, const struct cat_layer *run, size_t count,
+		       bool *ret, struct cat_layer *base);
+/* Whether none of them is smaller than what it stands on: what a disk had given up would show again. */
+int eng_fold_base_grows(struct eng_store *store, const struct cat_layer *base,
+			const struct cat_layer *run, size_t count, bool *ret);
+/* Does it, durably. Nobody sees it: the inputs mask it, and nobody reads beneath the topmost. */
+int eng_fold_base_copy(struct fold *f, struct fmt_error *err);
+/* The commit, but for what fold_run.c looks at; the disk is claimed. */
+int eng_fold_base_commit(struct fold *f, bool attached, struct fmt_error *err);
+
+/*
+ * Folds what there is to fold of the disk. 1: folded, there may be more; 0: nothing to fold; an error: to
+ * be tried again. *@later: something is worth a fold once the disk is in peace (@patient).
+ */
+int eng_fold_disk(struct eng_folder *folder, const struct fmt_uuid *disk, bool patient,
+		  struct fmt_error *err, bool *later);
+/* Bytes of the layers that a fold of the disk would join now; 0: there is none. */
+int eng_fold_ahead(struct eng_folder *folder, const struct fmt_uuid *disk, bool patient,
+		   uint64_t *ret);
+
+#endif
