@@ -20,7 +20,7 @@ struct api_work {
 	/*
 	 * On the job's thread. 0, or a negative errno with @err; -ECANCELED when it ended because of
 	 * @progress->cancel. @affected: what it made, where it made something. A work whose effect is one
-	 * transaction puts eng_progress_put_job() into it, and asks eng_progress_decide() before.
+	 * transaction puts eng_catalog_put_completed() into it, and asks eng_progress_decide() before.
 	 */
 	int (*run)(struct vmimg_service *svc, void *arg, struct eng_progress *progress,
 		   struct fmt_error *err, struct fmt_uuid *affected);

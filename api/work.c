@@ -60,13 +60,8 @@ static bool is_committed(struct vmimg_service *svc, struct cat_job *row)
 static void settle_success(struct vmimg_service *svc, struct cat_job *row,
 			   const struct fmt_uuid *affected)
 {
-	row->state = VMIMG_JOB_COMPLETED;
-	row->percent = 100;
-	row->cancellable = false;
 	row->affected = *affected;
-	row->changed_ns = eng_io_wall_ns(svc->io);
-	row->ended_ns = row->changed_ns;
-	snprintf(row->status_text, sizeof(row->status_text), "completed");
+	eng_catalog_complete_job(row, eng_io_wall_ns(svc->io));
 }
 
 void api_job_settle_failure(struct vmimg_service *svc, struct cat_job *row, uint16_t requested,

@@ -220,6 +220,15 @@ int eng_catalog_put_snapshot_disk(struct eng_catalog *cat, const struct cat_snap
 int eng_catalog_put_snapshot_guest(struct eng_catalog *cat, const struct cat_snapshot_guest *guest);
 int eng_catalog_put_freeze(struct eng_catalog *cat, const struct cat_freeze *freeze);
 int eng_catalog_put_job(struct eng_catalog *cat, const struct cat_job *job);
+/*
+ * The last row of @job, as it was when it began: Completed, with what it made or changed. In the
+ * transaction that is the commit point of its work, so that no crash leaves the one without the other.
+ * @job NULL or without an id: nothing. @affected NULL: as @job has it.
+ */
+int eng_catalog_put_completed(struct eng_catalog *cat, const struct cat_job *job,
+			      const struct fmt_uuid *affected, int64_t now_ns);
+/* Makes @job that row. */
+void eng_catalog_complete_job(struct cat_job *job, int64_t now_ns);
 int eng_catalog_put_refpoint(struct eng_catalog *cat, const struct cat_refpoint *point);
 /* Leaves the saved set as it is; a new row has none. */
 int eng_catalog_put_refpoint_disk(struct eng_catalog *cat, const struct cat_refpoint_disk *disk);
@@ -278,6 +287,9 @@ int eng_catalog_get_snapshot(struct eng_catalog *cat, const char *collection, co
 int eng_catalog_get_snapshot_id(struct eng_catalog *cat, const struct fmt_uuid *id,
 				struct cat_snapshot *ret);
 int eng_catalog_get_job(struct eng_catalog *cat, const struct fmt_uuid *id, struct cat_job *ret);
+/* One that users see: -ENOENT also while it is being created or deleted; @err (or NULL) says of whom. */
+int eng_catalog_find_snapshot(struct eng_catalog *cat, const char *collection, const char *name,
+			      struct fmt_error *err, struct cat_snapshot *ret);
 
 int eng_catalog_get_refpoint(struct eng_catalog *cat, const char *collection, const char *name,
 			     struct cat_refpoint *ret);

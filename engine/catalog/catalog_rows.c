@@ -7,6 +7,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/catalog/catalog.h"
 #include "engine/catalog/catalog_impl.h"
@@ -514,6 +515,44 @@ int eng_catalog_list_freezes(struct eng_catalog *cat, const struct fmt_uuid *vm,
 int eng_catalog_list_jobs(struct eng_catalog *cat, struct cat_job **ret, size_t *count)
 {
 	return eng_catalog_run_list(cat, LIST_JOBS, (struct cat_key){0}, ret, count);
+}
+
+int eng_catalog_find_snapshot(struct eng_catalog *cat, const char *collection, const char *name,
+			      struct fmt_error *err, struct cat_snapshot *ret)
+{
+	int r = eng_catalog_get_snapshot(cat, collection, name, ret);
+
+	if (r == 0 && ret->state != CAT_SNAPSHOT_COMPLETE)
+		r = -ENOENT;
+	return r < 0 ? fmt_fail(err, r, "%s@%s: %s", collection, name,
+				r == -ENOENT ? "no such snapshot" : strerror(-r))
+		     : 0;
+}
+
+#define JOB_COMPLETED 7
+
+void eng_catalog_complete_job(struct cat_job *job, int64_t now_ns)
+{
+	job->state = JOB_COMPLETED;
+	job->percent = 100;
+	job->cancellable = false;
+	job->changed_ns = now_ns;
+	job->ended_ns = now_ns;
+	strcpy(job->status_text, "completed");
+}
+
+int eng_catalog_put_completed(struct eng_catalog *cat, const struct cat_job *job,
+			      const struct fmt_uuid *affected, int64_t now_ns)
+{
+	struct cat_job row;
+
+	if (!job || fmt_uuid_is_none(&job->id))
+		return 0;
+	row = *job;
+	if (affected)
+		row.affected = *affected;
+	eng_catalog_complete_job(&row, now_ns);
+	return eng_catalog_put_job(cat, &row);
 }
 
 /* CT-11: sorted by generation, each row must stand on the one before it. */

@@ -46,12 +46,10 @@ static int list_snapshot(struct eng_store *store, const char *collection, const 
 			 struct cat_snapshot_disk **ret, size_t *count, struct fmt_error *err)
 {
 	struct cat_snapshot snap;
-	int r = eng_catalog_get_snapshot(store->catalog, collection, snapshot, &snap);
+	int r = eng_catalog_find_snapshot(store->catalog, collection, snapshot, err, &snap);
 
-	if (r == 0 && snap.state != CAT_SNAPSHOT_COMPLETE)
-		r = -ENOENT;
 	if (r < 0)
-		return fmt_fail(err, r, "%s@%s: no such snapshot", collection, snapshot);
+		return r;
 	r = eng_catalog_list_snapshot_disks(store->catalog, &snap.id, ret, count);
 	return r < 0 ? fmt_fail(err, r, "%s@%s: cannot list its disks", collection, snapshot) : 0;
 }

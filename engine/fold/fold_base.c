@@ -159,33 +159,6 @@ static int write_header(struct fold *f, struct fmt_error *err)
 	return r == 0 ? eng_layer_update(f->base_layer, edit_folded, &c, err) : r;
 }
 
-static int put_rows(struct fold *f, struct fmt_error *err)
-{
-	struct eng_catalog *cat = f->folder->store->catalog;
-	const struct cat_layer *last = &f->rows[f->count - 1];
-	struct cat_layer row = f->base;
-	int r = eng_catalog_begin(cat);
-
-	if (r < 0)
-		return r;
-	r = eng_refpoint_moves_put(cat, f->points, &row.id); /* T29 */
-	if (r < 0) {
-		eng_catalog_rollback(cat);
-		return r;
-	}
-	if (!eng_progress_decide(f->progress)) {
-		eng_catalog_rollback(cat);
-		return -ECANCELED;
-	}
-	row.snapshot = last->snapshot;
-	eng_catalog_put_layer(cat, &row);
-	eng_catalog_replace_layer(cat, &last->id, &row.id);
-	for (size_t i = f->count; i-- > 0;)
-		eng_catalog_remove_layer(cat, &f->rows[i].id);
-	eng_progress_put_job(f->progress, f->folder->store->io, cat, NULL);
-	return eng_catalog_commit(cat, err);
-}
-
 /*
  * FO-13: the bytes are durable; now the header that says whom they stand for, then the transaction. Both
  * lists of parents are in that header, so that it is true before the transaction and after it.
@@ -202,12 +175,13 @@ int eng_fold_base_commit(struct fold *f, bool attached, struct fmt_error *err)
 	if (r < 0)
 		return r;
 	f->base = row;
+	row.snapshot = f->rows[f->count - 1].snapshot;
 	r = write_header(f, err);
 	/* FO-13: the disk's own object knows another length, and another header. */
 	if (r == 0 && attached)
 		r = eng_store_open_layer(store, &f->base, false, err, &f->result);
 	if (r == 0)
-		r = put_rows(f, err);
+		r = eng_fold_put_rows(f, &row, err);
 	if (r == 0 || eng_catalog_poisoned(store->catalog))
 		return r;
 	/* T27: the boundary is the topmost input's alone again; failing that, the next open sees to it. */

@@ -65,6 +65,8 @@ int eng_fold_joins(struct eng_store *store, const struct cat_layer *row, bool *r
 /* FD-1: adds to @hdr's list the topmost input, and whomever else its children name. */
 int eng_fold_note_replaced(struct fold *f, struct fmt_header *hdr, struct fmt_error *err);
 bool eng_fold_stopped(void *fold);
+/* The commit's transaction: @row in the inputs' place, and the job's end. -ECANCELED. */
+int eng_fold_put_rows(struct fold *f, const struct cat_layer *row, struct fmt_error *err);
 
 /* --- into the base (fold_base.c): FO-10 to FO-14 --- */
 /* Whether the @count layers of @run, lowest first, may be copied into the layer beneath: *@base. */

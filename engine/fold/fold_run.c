@@ -343,9 +343,35 @@ static int recheck(struct fold *f, struct fmt_error *err)
 	return r;
 }
 
-static int put_rows(struct fold *f, struct fmt_error *err)
+/* @row takes the inputs' place. */
+int eng_fold_put_rows(struct fold *f, const struct cat_layer *row, struct fmt_error *err)
 {
-	struct eng_catalog *cat = f->folder->store->catalog;
+	struct eng_store *store = f->folder->store;
+	struct eng_catalog *cat = store->catalog;
+	int r = eng_catalog_begin(cat);
+
+	if (r < 0)
+		return r;
+	r = eng_refpoint_moves_put(cat, f->points, &row->id); /* T29 */
+	if (r < 0) {
+		eng_catalog_rollback(cat);
+		return r;
+	}
+	if (!eng_progress_decide(f->progress)) {
+		eng_catalog_rollback(cat);
+		return -ECANCELED;
+	}
+	eng_catalog_put_layer(cat, row);
+	eng_catalog_replace_layer(cat, &f->rows[f->count - 1].id, &row->id);
+	for (size_t i = f->count; i-- > 0;)
+		eng_catalog_remove_layer(cat, &f->rows[i].id);
+	eng_catalog_put_completed(cat, eng_progress_job(f->progress), NULL,
+				  eng_io_wall_ns(store->io));
+	return eng_catalog_commit(cat, err);
+}
+
+static int put_result(struct fold *f, struct fmt_error *err)
+{
 	const struct cat_layer *last = &f->rows[f->count - 1];
 	struct cat_layer row = {
 		.id = f->build.spec.layer,
@@ -357,25 +383,8 @@ static int put_rows(struct fold *f, struct fmt_error *err)
 		.snapshot = last->snapshot,
 		.created_ns = f->result->hdr.created_ns,
 	};
-	int r = eng_catalog_begin(cat);
 
-	if (r < 0)
-		return r;
-	r = eng_refpoint_moves_put(cat, f->points, &row.id); /* T29 */
-	if (r < 0) {
-		eng_catalog_rollback(cat);
-		return r;
-	}
-	if (!eng_progress_decide(f->progress)) {
-		eng_catalog_rollback(cat);
-		return -ECANCELED;
-	}
-	eng_catalog_put_layer(cat, &row);
-	eng_catalog_replace_layer(cat, &last->id, &row.id);
-	for (size_t i = f->count; i-- > 0;)
-		eng_catalog_remove_layer(cat, &f->rows[i].id);
-	eng_progress_put_job(f->progress, f->folder->store->io, cat, NULL);
-	return eng_catalog_commit(cat, err);
+	return eng_fold_put_rows(f, &row, err);
 }
 
 static void fold_free(struct fold *f)
@@ -440,7 +449,7 @@ static int commit_claimed(struct fold *f, struct eng_users *users, struct fmt_er
 
 	if (r == 0)
 		r = f->into_base ? eng_fold_base_commit(f, eng_users_are_attached(users), err)
-				 : put_rows(f, err);
+				 : put_result(f, err);
 	if (r < 0)
 		return r;
 	pthread_mutex_lock(&folder->lock);

@@ -16,8 +16,6 @@
 #include "engine/store/garbage.h"
 #include "engine/store/store.h"
 
-#define COMPLETED 7
-
 static int mark(struct eng_store *store, const char *collection, const char *name,
 		const struct cat_job *job, struct cat_snapshot *ret, struct fmt_error *err)
 {
@@ -26,15 +24,9 @@ static int mark(struct eng_store *store, const char *collection, const char *nam
 
 	if (r < 0)
 		return r;
-	r = eng_catalog_get_snapshot(cat, collection, name, ret);
-	if (r == 0 && ret->state != CAT_SNAPSHOT_COMPLETE)
-		r = -ENOENT;
-	if (r < 0) {
-		eng_catalog_rollback(cat);
-		return fmt_fail(err, r, "%s@%s: %s", collection, name,
-				r == -ENOENT ? "no such snapshot" : strerror(-r));
-	}
-	r = eng_store_check_held(cat, ret, err); /* HD-2 */
+	r = eng_catalog_find_snapshot(cat, collection, name, err, ret);
+	if (r == 0)
+		r = eng_store_check_held(cat, ret, err); /* HD-2 */
 	if (r < 0) {
 		eng_catalog_rollback(cat);
 		return r;
@@ -142,12 +134,7 @@ static int finish(struct eng_store *store, const struct cat_snapshot *snap,
 		return r;
 	}
 	if (!fmt_uuid_is_none(&job->id)) {
-		job->state = COMPLETED;
-		job->percent = 100;
-		job->cancellable = false;
-		job->changed_ns = eng_io_wall_ns(store->io);
-		job->ended_ns = job->changed_ns;
-		strcpy(job->status_text, "completed");
+		eng_catalog_complete_job(job, eng_io_wall_ns(store->io));
 		eng_catalog_put_job(cat, job);
 	}
 	return eng_catalog_commit(cat, err);

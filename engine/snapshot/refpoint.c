@@ -60,13 +60,10 @@ static int check_convertible(struct eng_store *store, const char *collection, co
 			     struct cat_snapshot *ret)
 {
 	struct eng_catalog *cat = store->catalog;
-	int r = eng_catalog_get_snapshot(cat, collection, name, ret);
+	int r = eng_catalog_find_snapshot(cat, collection, name, err, ret);
 
-	if (r == 0 && ret->state != CAT_SNAPSHOT_COMPLETE)
-		r = -ENOENT;
 	if (r < 0)
-		return fmt_fail(err, r, "%s@%s: %s", collection, name,
-				r == -ENOENT ? "no such snapshot" : strerror(-r));
+		return r;
 	if (ret->type != TYPE_RECOVERY)
 		return fmt_fail(err, -EMEDIUMTYPE,
 				"%s@%s: its SnapshotType is %u (Standard), only a recovery "

@@ -380,7 +380,6 @@ static int commit(struct eng_snapshot *s, struct fmt_error *err)
 	struct eng_catalog *cat = s->store->catalog;
 	int64_t now = eng_io_wall_ns(s->store->io);
 	struct cat_snapshot row;
-	struct cat_job job = s->spec.job;
 	int r = eng_catalog_begin(cat);
 
 	if (r < 0)
@@ -402,17 +401,7 @@ static int commit(struct eng_snapshot *s, struct fmt_error *err)
 				     s->count);
 	if (s->spec.guests && s->has_snapshot)
 		s->spec.guests->put(s->spec.guests->arg, cat);
-	if (!fmt_uuid_is_none(&job.id)) {
-		job.state = 7;
-		job.percent = 100;
-		job.error_code = 0;
-		job.error_text[0] = 0;
-		job.affected = s->spec.id;
-		job.changed_ns = now;
-		job.ended_ns = now;
-		job.cancellable = false;
-		eng_catalog_put_job(cat, &job);
-	}
+	eng_catalog_put_completed(cat, &s->spec.job, &s->spec.id, now);
 	return eng_catalog_commit(cat, err);
 }
 

@@ -15,14 +15,6 @@
 
 /* --- holds --- */
 
-static int find_complete(struct eng_catalog *cat, const char *collection, const char *name,
-			 struct cat_snapshot *ret)
-{
-	int r = eng_catalog_get_snapshot(cat, collection, name, ret);
-
-	return r == 0 && ret->state != CAT_SNAPSHOT_COMPLETE ? -ENOENT : r;
-}
-
 static int find_tag(struct eng_catalog *cat, const struct fmt_uuid *snapshot, const char *tag,
 		    bool *ret)
 {
@@ -37,6 +29,22 @@ static int find_tag(struct eng_catalog *cat, const struct fmt_uuid *snapshot, co
 	return r;
 }
 
+/* A transaction that has found the snapshot, and whether it has the tag; none on failure. */
+static int begin_tag(struct eng_catalog *cat, const char *collection, const char *name,
+		     const char *tag, struct cat_snapshot *snap, bool *there, struct fmt_error *err)
+{
+	int r = eng_catalog_begin(cat);
+
+	if (r < 0)
+		return fmt_fail(err, r, "cannot begin in the catalog: %s", strerror(-r));
+	r = eng_catalog_find_snapshot(cat, collection, name, err, snap);
+	if (r == 0)
+		r = find_tag(cat, &snap->id, tag, there);
+	if (r < 0)
+		eng_catalog_rollback(cat);
+	return r;
+}
+
 int eng_store_hold(struct eng_store *store, const char *collection, const char *name,
 		   const char *tag, struct fmt_error *err)
 {
@@ -44,28 +52,19 @@ int eng_store_hold(struct eng_store *store, const char *collection, const char *
 	struct eng_catalog *cat = store->catalog;
 	struct cat_snapshot snap;
 	bool there = false;
-	int r = eng_catalog_begin(cat);
+	int r = begin_tag(cat, collection, name, tag, &snap, &there, err);
 
 	if (r < 0)
-		return fmt_fail(err, r, "cannot begin in the catalog: %s", strerror(-r));
-	r = find_complete(cat, collection, name, &snap);
-	if (r < 0) {
-		fmt_fail(err, r, "snapshot %s@%s: %s", collection, name,
-			 r == -ENOENT ? "there is none of this name" : strerror(-r));
-		goto fail;
+		return r;
+	if (there) {
+		eng_catalog_rollback(cat);
+		return fmt_fail(err, -EEXIST, "tag %s: it holds %s@%s already", tag, collection,
+				name);
 	}
-	r = find_tag(cat, &snap.id, tag, &there);
-	if (r == 0 && there)
-		r = fmt_fail(err, -EEXIST, "tag %s: it holds %s@%s already", tag, collection, name);
-	if (r < 0)
-		goto fail;
 	hold.snapshot = snap.id;
 	snprintf(hold.tag, sizeof(hold.tag), "%s", tag);
 	eng_catalog_put_hold(cat, &hold);
 	return eng_catalog_commit(cat, err);
-fail:
-	eng_catalog_rollback(cat);
-	return r;
 }
 
 int eng_store_release(struct eng_store *store, const char *collection, const char *name,
@@ -74,26 +73,17 @@ int eng_store_release(struct eng_store *store, const char *collection, const cha
 	struct eng_catalog *cat = store->catalog;
 	struct cat_snapshot snap;
 	bool there = false;
-	int r = eng_catalog_begin(cat);
+	int r = begin_tag(cat, collection, name, tag, &snap, &there, err);
 
 	if (r < 0)
-		return fmt_fail(err, r, "cannot begin in the catalog: %s", strerror(-r));
-	r = find_complete(cat, collection, name, &snap);
-	if (r < 0) {
-		fmt_fail(err, r, "snapshot %s@%s: %s", collection, name,
-			 r == -ENOENT ? "there is none of this name" : strerror(-r));
-		goto fail;
+		return r;
+	if (!there) {
+		eng_catalog_rollback(cat);
+		return fmt_fail(err, -ENOENT, "tag %s: it does not hold %s@%s", tag, collection,
+				name);
 	}
-	r = find_tag(cat, &snap.id, tag, &there);
-	if (r == 0 && !there)
-		r = fmt_fail(err, -ENOENT, "tag %s: it does not hold %s@%s", tag, collection, name);
-	if (r < 0)
-		goto fail;
 	eng_catalog_remove_hold(cat, &snap.id, tag);
 	return eng_catalog_commit(cat, err);
-fail:
-	eng_catalog_rollback(cat);
-	return r;
 }
 
 int eng_store_check_held(struct eng_catalog *cat, const struct cat_snapshot *snap,

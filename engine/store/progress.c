@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * progress.c - progress, limit, cancelling and the final row of long work. Nothing here takes a lock.
+ * progress.c - progress, limit and cancelling of long work. Nothing here takes a lock.
  */
 #include "engine/store/progress.h"
 
@@ -12,7 +12,6 @@
 #define SLEEP_NS      100000000ull /* a cancel or another limit is seen this soon */
 #define WINDOW_NS     4000000000ull
 #define LOOK_NS       500000000ull
-#define JOB_COMPLETED 7
 
 enum { OPEN, CANCELLED, DECIDED };
 
@@ -108,25 +107,6 @@ bool eng_progress_decide(struct eng_progress *p)
 bool eng_progress_open(const struct eng_progress *p)
 {
 	return atomic_load(&p->fate) == OPEN && !atomic_load(&p->cancel);
-}
-
-void eng_progress_put_job(const struct eng_progress *p, struct eng_io *io, struct eng_catalog *cat,
-			  const struct fmt_uuid *affected)
-{
-	struct cat_job row;
-
-	if (!p || !p->job)
-		return;
-	row = *p->job;
-	row.state = JOB_COMPLETED;
-	row.percent = 100;
-	row.cancellable = false;
-	row.changed_ns = eng_io_wall_ns(io);
-	row.ended_ns = row.changed_ns;
-	if (affected)
-		row.affected = *affected;
-	snprintf(row.status_text, sizeof(row.status_text), "completed");
-	eng_catalog_put_job(cat, &row);
 }
 
 /* --- rate --- */

@@ -50,12 +50,11 @@ bool eng_progress_decide(struct eng_progress *p);
 /* Whether eng_progress_cancel() would still do. */
 bool eng_progress_open(const struct eng_progress *p);
 
-/*
- * Inside of the transaction that is the work's commit point: the job is Completed by the same stroke, so
- * that no crash leaves the one without the other. @affected: what was made, or NULL.
- */
-void eng_progress_put_job(const struct eng_progress *p, struct eng_io *io, struct eng_catalog *cat,
-			  const struct fmt_uuid *affected);
+/* For the transaction that is the work's commit point (eng_catalog_put_completed()); NULL: none. */
+static inline const struct cat_job *eng_progress_job(const struct eng_progress *p)
+{
+	return p ? p->job : NULL;
+}
 
 /* --- rate and estimate, for whoever shows them --- */
 struct eng_meter {

@@ -336,13 +336,6 @@ static bool is_resumed(const struct cat_job *job)
 	return job->type == JOB_DELETION || job->type == JOB_CONVERSION; /* DL-1, RP-7 */
 }
 
-static void end_completed(struct cat_job *job)
-{
-	job->state = 7;
-	job->percent = 100;
-	snprintf(job->status_text, sizeof(job->status_text), "completed");
-}
-
 static int end_jobs(struct recovery *rc)
 {
 	struct cat_job *jobs = NULL;
@@ -357,7 +350,7 @@ static int end_jobs(struct recovery *rc)
 		jobs[i].changed_ns = now;
 		jobs[i].ended_ns = now;
 		if (is_resumed(&jobs[i]))
-			end_completed(&jobs[i]);
+			eng_catalog_complete_job(&jobs[i], now);
 		else
 			end_interrupted(&jobs[i]);
 		eng_catalog_put_job(rc->store->catalog, &jobs[i]);

@@ -12,18 +12,6 @@
 #include "engine/transfer/export_impl.h"
 #include "engine/transfer/increment.h"
 
-static int get_snapshot(struct eng_store *store, const char *collection, const char *name,
-			struct cat_snapshot *ret, struct fmt_error *err)
-{
-	int r = eng_catalog_get_snapshot(store->catalog, collection, name, ret);
-
-	if (r == 0 && ret->state != CAT_SNAPSHOT_COMPLETE)
-		r = -ENOENT;
-	return r < 0 ? fmt_fail(err, r, "%s@%s: %s", collection, name,
-				r == -ENOENT ? "no such snapshot" : strerror(-r))
-		     : 0;
-}
-
 /* --- the snapshot as a manifest --- */
 
 static uint32_t vm_index(struct fmt_manifest *m, const struct fmt_uuid *id, const char *name)
@@ -63,7 +51,8 @@ static int take_snapshot(struct eng_export_plan *p, struct fmt_error *err)
 	struct cat_snapshot_disk *rows = NULL;
 	struct cat_snapshot snap;
 	size_t n = 0;
-	int r = get_snapshot(p->store, p->how->collection, p->how->snapshot, &snap, err);
+	int r = eng_catalog_find_snapshot(p->store->catalog, p->how->collection, p->how->snapshot,
+					  err, &snap);
 
 	if (r == 0)
 		r = eng_catalog_list_snapshot_disks(p->store->catalog, &snap.id, &rows, &n);

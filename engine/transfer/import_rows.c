@@ -399,8 +399,8 @@ static int put_rows(struct eng_import_run *run)
 			eng_catalog_remove_layer(cat, &d->was.head);
 	}
 	put_snapshot(run);
-	if (p)
-		eng_progress_put_job(p, run->store->io, cat, &run->snapshot);
+	eng_catalog_put_completed(cat, eng_progress_job(p), &run->snapshot,
+				  eng_io_wall_ns(run->store->io));
 	return eng_catalog_commit(cat, run->err);
 }
 

@@ -137,9 +137,7 @@ int eng_increment_base_find(struct eng_store *store, const char *collection, con
 	if (refpoint)
 		r = eng_catalog_get_refpoint(store->catalog, collection, name, &point);
 	else
-		r = eng_catalog_get_snapshot(store->catalog, collection, name, &snap);
-	if (r == 0 && !refpoint && snap.state != CAT_SNAPSHOT_COMPLETE)
-		r = -ENOENT;
+		r = eng_catalog_find_snapshot(store->catalog, collection, name, NULL, &snap);
 	if (r < 0)
 		return fmt_fail(err, r, "base %s%c%s: %s", collection, refpoint ? '#' : '@', name,
 				r == -ENOENT ? "there is none" : strerror(-r));

@@ -393,13 +393,10 @@ int eng_store_verify_snapshot(struct eng_store *store, const char *collection, c
 {
 	struct run v = {.store = store, .progress = progress, .err = err};
 	struct cat_snapshot snap;
-	int r = eng_catalog_get_snapshot(store->catalog, collection, name, &snap);
+	int r = eng_catalog_find_snapshot(store->catalog, collection, name, err, &snap);
 
-	if (r == 0 && snap.state != CAT_SNAPSHOT_COMPLETE)
-		r = -ENOENT;
 	if (r < 0)
-		return fmt_fail(err, r, "%s@%s: %s", collection, name,
-				r == -ENOENT ? "no such snapshot" : strerror(-r));
+		return r;
 	v.report.findings = calloc(ENG_VERIFY_FINDINGS, sizeof(*v.report.findings));
 	if (!v.report.findings || posix_memalign((void **)&v.buf, FMT_PAGE, CHUNK))
 		r = -ENOMEM;

@@ -55,7 +55,7 @@ static int commit(struct eng_progress *p)
 		return -ECANCELED;
 	if (eng_catalog_begin(cat) < 0)
 		return -EIO;
-	eng_progress_put_job(p, svc->io, cat, &script.made);
+	eng_catalog_put_completed(cat, eng_progress_job(p), &script.made, eng_io_wall_ns(svc->io));
 	return eng_catalog_commit(cat, NULL);
 }
 
