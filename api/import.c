@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * import.c - ImportSnapshot as a job (XP-*): the stream is opened before the call returns, the rest is
- * the engine's. Any thread.
+ * import.c - ImportSnapshot as a job (XP-*): a stream is opened before the call returns, the rest is the
+ * engine's. Any thread.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -14,14 +14,17 @@
 
 struct work {
 	struct api_transfer_settings s;
-	struct api_stream_file file;
+	struct api_stream_file file; /* or */
+	char *dir;                   /* of image files */
 };
 
 static void work_free(void *arg)
 {
 	struct work *w = arg;
 
-	api_stream_file_close(&w->file);
+	if (!w->dir)
+		api_stream_file_close(&w->file);
+	free(w->dir);
 	free(w);
 }
 
@@ -32,9 +35,9 @@ static json_t *report(const struct work *w, const struct eng_import_result *resu
 	fmt_uuid_format(&result->snapshot, id);
 	api_name_join(snapshot, result->collection, '@', result->name);
 	return json_pack("{s:s, s:s, s:s, s:b, s:b, s:i, s:I, s:s*}", "snapshot", snapshot,
-			 "snapshot_id", id, "source", w->file.path, "increment", result->increment,
-			 "merged", result->merged, "disks", (int)result->disks, "bytes",
-			 (json_int_t)result->bytes, "warning",
+			 "snapshot_id", id, "source", w->dir ? w->dir : w->file.path, "increment",
+			 result->increment, "merged", result->merged, "disks", (int)result->disks,
+			 "bytes", (json_int_t)result->bytes, "warning",
 			 result->warning[0] ? result->warning : NULL);
 }
 
@@ -49,6 +52,7 @@ static int run(struct vmimg_service *svc, void *arg, struct eng_progress *progre
 	};
 	struct eng_import how = {
 		.source = &source,
+		.dir = w->dir,
 		.new_collection = w->s.collection[0] ? w->s.collection : NULL,
 		.intent = (uint16_t)w->s.intent,
 		.progress = progress,
@@ -93,6 +97,10 @@ static uint32_t prepare(struct vmimg_service *svc, const char *source, const cha
 	if (w->s.collection[0] && !api_name_is_valid(w->s.collection))
 		return api_answer(err, VMIMG_INVALID_PARAMETER,
 				  "settings: Collection '%.80s' is no name", w->s.collection);
+	if (api_is_image_export(svc->io, source)) {
+		w->dir = strdup(source);
+		return w->dir ? VMIMG_OK : api_answer(err, VMIMG_FAILED, "out of memory");
+	}
 	r = api_stream_file_open(svc->io, source, &why, &w->file);
 	return r < 0 ? api_answer_why(err, VMIMG_INVALID_PARAMETER, r, &why, source) : VMIMG_OK;
 }

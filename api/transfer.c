@@ -219,6 +219,7 @@ ssize_t api_pipe_read(void *arg, void *buf, size_t len, struct fmt_error *err)
 struct search {
 	char name[256];
 	unsigned found;
+	bool manifest; /* there is one */
 };
 
 static int note_stream(void *arg, const char *name)
@@ -227,6 +228,7 @@ static int note_stream(void *arg, const char *name)
 	struct search *s = arg;
 	size_t len = strlen(name);
 
+	s->manifest |= !strcmp(name, "manifest.json");
 	if (len >= sizeof(suffix) && len < sizeof(s->name) &&
 	    !strcmp(name + len - (sizeof(suffix) - 1), suffix)) {
 		strcpy(s->name, name);
@@ -243,13 +245,21 @@ static int find_stream(struct eng_io *io, const char *dir, struct fmt_error *err
 	if (r < 0)
 		return fmt_fail(err, r, "%s: %s", dir, strerror(-r));
 	if (s.found != 1)
-		return fmt_fail(err, -EINVAL, "%s: %u files *.vmstream, expected one", dir,
-				s.found);
+		return fmt_fail(err, -EINVAL, "%s: %u files *.vmstream, expected one%s", dir,
+				s.found, s.found || s.manifest ? "" : ", or manifest.json");
 	if (asprintf(ret, "%s/%s", dir, s.name) < 0) {
 		*ret = NULL;
 		return fmt_fail(err, -ENOMEM, "out of memory");
 	}
 	return 0;
+}
+
+bool api_is_image_export(struct eng_io *io, const char *path)
+{
+	struct search s = {.found = 0};
+
+	return !api_is_pipe(path) && eng_io_list(io, path, note_stream, &s) == 0 && !s.found &&
+	       s.manifest;
 }
 
 int api_stream_file_open(struct eng_io *io, const char *path, struct fmt_error *err,

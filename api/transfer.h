@@ -47,6 +47,9 @@ void api_pipe_close(struct api_pipe *pipe);
 int api_pipe_write(void *arg, const void *bytes, size_t len, struct fmt_error *err);
 ssize_t api_pipe_read(void *arg, void *buf, size_t len, struct fmt_error *err);
 
+/* Whether @path is a directory that an export as raw or qcow2 has made (IP-7). */
+bool api_is_image_export(struct eng_io *io, const char *path);
+
 /* Something to read a stream from: a pipe, a file, or the one stream of a directory. */
 struct api_stream_file {
 	struct eng_io *io;

@@ -566,11 +566,11 @@ VMIMG_API uint32_t vmimg_export_reference_point(struct vmimg_service *svc, const
 						const char *directory, const char *settings,
 						struct vmimg_job **job, struct vmimg_error *err);
 /*
- * The snapshot of a stream: @source is an absolute path of an exported directory, a stream's file, or a
- * FIFO. A full one makes its collection, VMs and disks; an increment goes onto its base, exactly, or is
- * refused. @settings: Collection (another name for a full one), BackupIntent (2: the base is deleted
- * afterwards; as the stream says by default), RateLimit, Synchronous. The rest as above; the job's
- * affected element is the snapshot.
+ * The snapshot of an export: @source is an absolute path of an exported directory (a stream, raw or qcow2
+ * files), of a stream's file, or of a FIFO. A full one makes its collection, VMs and disks; an increment
+ * goes onto its base, exactly, or is refused. @settings: Collection (another name for a full one),
+ * BackupIntent (2: the base is deleted afterwards; as the export says by default), RateLimit, Synchronous.
+ * The rest as above; the job's affected element is the snapshot.
  */
 VMIMG_API uint32_t vmimg_import_snapshot(struct vmimg_service *svc, const char *source,
 					 const char *settings, struct vmimg_job **job,

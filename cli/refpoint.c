@@ -6,6 +6,7 @@
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/session.h"
+#include "cli/work.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -23,18 +24,16 @@ static void parse_target(struct cli *cli, const char *target, char *collection, 
 	*wanted = target[len] ? target : NULL;
 }
 
-/* The point that @answer names: its document with the call's numbers, or a line. Takes @answer. */
-static int print_made(struct cli *cli, struct cli_session *s, json_t *answer)
+/* The point @name: its document with the call's numbers, or a line. @job: the id. */
+static int print_made(struct cli *cli, struct cli_session *s, const char *name, json_t *job)
 {
-	const json_t *made = json_object_get(answer, "ResultingReferencePointCollection");
-	const char *name = json_string_value(json_object_get(made, "Name"));
 	json_t *point = NULL;
 	int status = cli_call(s, "Describe",
 			      json_pack("{s:s, s:s*}", "Kind", "refpoint", "Name", name), &point);
 
 	if (!status && cli->json) {
 		json_object_set_new(point, "return_value", json_integer(VMIMG_OK));
-		json_object_set(point, "job", json_object_get(answer, "Job"));
+		json_object_set(point, "job", job);
 		status = cli_print_json(cli, json_incref(point));
 	} else if (!status) {
 		uint64_t disks = cli_number(point, "disks");
@@ -45,63 +44,74 @@ static int print_made(struct cli *cli, struct cli_session *s, json_t *answer)
 		status = cli_finish_output(cli);
 	}
 	json_decref(point);
-	json_decref(answer);
 	return status;
-}
-
-static int make(struct cli *cli, const char *method, json_t *params)
-{
-	struct cli_session *s = NULL;
-	json_t *answer = NULL;
-	int status;
-
-	if (cli_begin(cli, NULL, &s)) {
-		json_decref(params);
-		return CLI_FAILURE;
-	}
-	status = cli_call(s, method, params, &answer);
-	if (!status)
-		status = print_made(cli, s, answer);
-	return cli_end(cli, s, status);
 }
 
 static int run_convert(struct cli *cli, int argc, char **argv)
 {
-	int words = cli_parse(cli, NULL, argc, argv);
-	json_t *params = json_pack("{s:s}", "AffectedSnapshotCollection", argv[0]);
+	int words = cli_parse(cli, NULL, argc, argv), status;
+	struct cli_session *s = NULL;
+	json_t *answer = NULL, *made;
 
-	if (words > 1)
-		json_object_set_new(params, "ResultingReferencePointCollection",
-				    json_string(argv[1]));
-	return make(cli, "ConvertToReferencePoint", params);
+	if (cli_begin(cli, NULL, &s))
+		return CLI_FAILURE;
+	status = cli_call(s, "ConvertToReferencePoint",
+			  json_pack("{s:s, s:s*}", "AffectedSnapshotCollection", argv[0],
+				    "ResultingReferencePointCollection",
+				    words > 1 ? argv[1] : NULL),
+			  &answer);
+	made = json_object_get(answer, "ResultingReferencePointCollection");
+	if (!status)
+		status = print_made(cli, s, json_string_value(json_object_get(made, "Name")),
+				    json_object_get(answer, "Job"));
+	json_decref(answer);
+	return cli_end(cli, s, status);
+}
+
+static int print_created(struct cli *cli, struct cli_session *s, const void *arg,
+			 const json_t *result, const json_t *job)
+{
+	const json_t *made = json_object_get(job, "affected_element");
+
+	(void)arg;
+	return print_made(cli, s, json_string_value(json_object_get(made, "name")),
+			  json_object_get(result, "Job"));
 }
 
 static int run_create(struct cli *cli, int argc, char **argv)
 {
+	struct cli_work work = {
+		.operation = "reference point",
+		.method = "CreateReferencePoint",
+		.done = print_created,
+	};
 	const char *consistency = "crash", *wanted;
 	char collection[VMIMG_NAME_MAX + 2];
-	bool skip = false;
+	bool skip = false, async = false;
 	const struct cli_option options[] = {
 		{"consistency", 0, CLI_CHOICE, &consistency, "crash|application",
 		 "ConsistencyLevel"},
 		{"skip-independent", 0, CLI_FLAG, &skip, NULL,
 		 "leave independent disks out (IgnoreNonSnapshottableDisks)"},
+		{"async", 0, CLI_FLAG, &async, NULL,
+		 "return when the job runs; do not wait for it"},
 		{0},
 	};
-	json_t *settings, *params;
+	json_t *settings;
 
 	cli_parse(cli, options, argc, argv);
 	parse_target(cli, argv[0], collection, sizeof(collection), &wanted);
-	settings = json_pack("{s:b, s:i, s:b}", "Synchronous", 1, "ConsistencyLevel",
+	settings = json_pack("{s:i, s:b}", "ConsistencyLevel",
 			     strcmp(consistency, "crash") ? VMIMG_CONSISTENCY_APPLICATION
 							  : VMIMG_CONSISTENCY_CRASH,
 			     "IgnoreNonSnapshottableDisks", (int)skip);
-	params = json_pack("{s:s, s:o, s:i}", "Collection", collection, "ReferencePointSettings",
-			   settings, "ReferencePointType", VMIMG_REFPOINT_RCT);
+	work.params = json_pack("{s:s, s:o, s:i}", "Collection", collection,
+				"ReferencePointSettings", settings, "ReferencePointType",
+				VMIMG_REFPOINT_RCT);
 	if (wanted)
-		json_object_set_new(params, "ResultingReferencePointCollection",
+		json_object_set_new(work.params, "ResultingReferencePointCollection",
 				    json_string(wanted));
-	return make(cli, "CreateReferencePoint", params);
+	return cli_run_work(cli, &work, async);
 }
 
 static int run_list(struct cli *cli, int argc, char **argv)

@@ -421,10 +421,25 @@ static int do_import(struct cli *cli, const char *source, json_t *settings)
 	return cli_end(cli, s, status);
 }
 
+/* Its report is not waited for: what was made is there to be seen. Takes @settings. */
+static int import_async(struct cli *cli, const char *source, json_t *settings)
+{
+	struct cli_work work = {.operation = "import", .method = "ImportSnapshot"};
+	char *path = cli_absolute_path(source);
+
+	if (!path) {
+		json_decref(settings);
+		return cli_error(cli, -ENOMEM, "out of memory");
+	}
+	work.params = json_pack("{s:s, s:o}", "ImportSource", path, "ImportSettingData", settings);
+	free(path);
+	return cli_run_work(cli, &work, true);
+}
+
 static int run_import(struct cli *cli, int argc, char **argv)
 {
 	const char *collection = NULL;
-	bool merge = false;
+	bool merge = false, async = false;
 	uint64_t rate = 0;
 	const struct cli_option options[] = {
 		{"collection", 0, CLI_TEXT, &collection, "NAME",
@@ -432,11 +447,15 @@ static int run_import(struct cli *cli, int argc, char **argv)
 		{"merge", 0, CLI_FLAG, &merge, NULL,
 		 "of an increment: delete its base when it is in"},
 		{"rate-limit", 0, CLI_RATE, &rate, "BYTES/s", "write at most so fast"},
+		{"async", 0, CLI_FLAG, &async, NULL,
+		 "return when the job runs; do not wait for it"},
 		{0},
 	};
 	json_t *settings;
 
 	cli_parse(cli, options, argc, argv);
+	if (async && !strcmp(argv[0], "-"))
+		cli_usage_error(cli, "--async: standard input does not outlive the command");
 	settings = json_object();
 	if (collection)
 		json_object_set_new(settings, "Collection", json_string(collection));
@@ -444,7 +463,7 @@ static int run_import(struct cli *cli, int argc, char **argv)
 		json_object_set_new(settings, "BackupIntent", json_integer(2));
 	if (rate)
 		json_object_set_new(settings, "RateLimit", json_integer((json_int_t)rate));
-	return do_import(cli, argv[0], settings);
+	return async ? import_async(cli, argv[0], settings) : do_import(cli, argv[0], settings);
 }
 
 /* --- verify --- */
@@ -491,22 +510,27 @@ static int print_verified(struct cli *cli, json_t *report, const char *what, int
 	return status ? status : printed;
 }
 
-static int verify_snapshot(struct cli *cli, const char *snapshot, uint64_t rate)
+static int verify_snapshot(struct cli *cli, const char *snapshot, uint64_t rate, bool async)
 {
 	json_t *settings = rate ? json_pack("{s:I}", "RateLimit", (json_int_t)rate) : json_object();
+	struct cli_work work = {
+		.operation = "verify",
+		.method = "VerifySnapshot",
+		.params = json_pack("{s:s, s:o}", "SnapshotCollection", snapshot,
+				    "VerifySettingData", settings),
+	};
 	struct hop none = {.path = ""};
 	struct cli_session *s = NULL;
 	json_t *report = NULL;
 	int status;
 
+	if (async)
+		return cli_run_work(cli, &work, true);
 	if (cli_begin(cli, NULL, &s)) {
-		json_decref(settings);
+		json_decref(work.params);
 		return CLI_FAILURE;
 	}
-	status = run_job(cli, s, &none, "VerifySnapshot", "verify",
-			 json_pack("{s:s, s:o}", "SnapshotCollection", snapshot,
-				   "VerifySettingData", settings),
-			 &report);
+	status = run_job(cli, s, &none, work.method, work.operation, work.params, &report);
 	return cli_end(cli, s, print_verified(cli, report, snapshot, status));
 }
 
@@ -537,16 +561,21 @@ static int verify_stream(struct cli *cli, const char *source)
 static int run_verify(struct cli *cli, int argc, char **argv)
 {
 	uint64_t rate = 0;
+	bool async = false;
 	const struct cli_option options[] = {
 		{"rate-limit", 0, CLI_RATE, &rate, "BYTES/s",
 		 "of a snapshot: read at most so fast"},
+		{"async", 0, CLI_FLAG, &async, NULL,
+		 "of a snapshot: return when the job runs; do not wait for it"},
 		{0},
 	};
 
 	cli_parse(cli, options, argc, argv);
 	cli_catch_interrupts();
 	if (strchr(argv[0], '@') && !strchr(argv[0], '/'))
-		return verify_snapshot(cli, argv[0], rate);
+		return verify_snapshot(cli, argv[0], rate, async);
+	if (async)
+		cli_usage_error(cli, "--async: a stream is verified by the command itself");
 	return verify_stream(cli, argv[0]);
 }
 
@@ -561,7 +590,7 @@ const struct cli_verb cli_transfer_verbs[] = {
 	 "Write what a reference point says, and what changed since another", 2, 2,
 	 run_export_point, 0},
 	{"snapshot import", "DIR",
-	 "A snapshot from a stream, full or onto its base; - is standard input", 1, 1, run_import,
-	 0},
+	 "A snapshot from an export, full or onto its base; - is a stream on standard input", 1, 1,
+	 run_import, 0},
 	{0},
 };

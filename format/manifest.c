@@ -86,6 +86,19 @@ static json_t *snapshot_json(const struct fmt_manifest *m)
 			 "skipped", (json_int_t)m->skipped, "state", state_json(m->state));
 }
 
+static json_t *disk_json(const struct fmt_manifest *m, const struct fmt_manifest_disk *d)
+{
+	json_t *o = json_pack("{s:o, s:I, s:s, s:I, s:I, s:I, s:b}", "id", id_json(&d->id), "vm",
+			      (json_int_t)d->vm, "name", d->name, "size", (json_int_t)d->size,
+			      "block_bits", (json_int_t)d->block_bits, "position",
+			      (json_int_t)d->position, "full", d->full);
+
+	if (o && m->format != FMT_EXPORT_STREAM)
+		json_object_set_new(o, "content",
+				    d->has_content ? state_json(d->content) : json_null());
+	return o;
+}
+
 static json_t *lists_json(const struct fmt_manifest *m, json_t **disks)
 {
 	json_t *vms = json_array();
@@ -94,16 +107,8 @@ static json_t *lists_json(const struct fmt_manifest *m, json_t **disks)
 	for (uint32_t i = 0; i < m->vm_count; i++)
 		json_array_append_new(vms, json_pack("{s:o, s:s}", "id", id_json(&m->vms[i].id),
 						     "name", m->vms[i].name));
-	for (uint32_t i = 0; i < m->disk_count; i++) {
-		const struct fmt_manifest_disk *d = &m->disks[i];
-
-		json_array_append_new(*disks,
-				      json_pack("{s:o, s:I, s:s, s:I, s:I, s:I, s:b}", "id",
-						id_json(&d->id), "vm", (json_int_t)d->vm, "name",
-						d->name, "size", (json_int_t)d->size, "block_bits",
-						(json_int_t)d->block_bits, "position",
-						(json_int_t)d->position, "full", d->full));
-	}
+	for (uint32_t i = 0; i < m->disk_count; i++)
+		json_array_append_new(*disks, disk_json(m, &m->disks[i]));
 	return vms;
 }
 
@@ -215,9 +220,9 @@ static int digit(char c)
 	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-static void state(struct in *in, const json_t *object, uint8_t ret[16])
+static void hash(struct in *in, const json_t *object, const char *key, uint8_t ret[16])
 {
-	const char *s = text(in, object, "state", 33);
+	const char *s = text(in, object, key, 33);
 	bool ok = strlen(s) == 32;
 
 	for (int i = 0; ok && i < 16; i++) {
@@ -227,7 +232,7 @@ static void state(struct in *in, const json_t *object, uint8_t ret[16])
 		ret[i] = (uint8_t)(ok ? hi << 4 | lo : 0);
 	}
 	if (!ok)
-		refuse(in, -EUCLEAN, "state", "32 hexadecimal digits");
+		refuse(in, -EUCLEAN, key, "32 hexadecimal digits");
 }
 
 static void read_format(struct in *in, const json_t *top, struct fmt_manifest *m)
@@ -266,7 +271,7 @@ static void read_snapshot(struct in *in, const json_t *top, struct fmt_manifest 
 	m->created_ns = (int64_t)number(in, snap, "created_ns", 0, INT64_MAX);
 	m->cut_wall_ns = (int64_t)number(in, snap, "cut_wall_ns", 0, INT64_MAX);
 	m->skipped = (uint32_t)number(in, snap, "skipped", 0, UINT32_MAX);
-	state(in, snap, m->state);
+	hash(in, snap, "state", m->state);
 }
 
 static void read_base(struct in *in, const json_t *top, struct fmt_manifest *m)
@@ -287,7 +292,7 @@ static void read_base(struct in *in, const json_t *top, struct fmt_manifest *m)
 	id(in, base, "id", &m->base.id);
 	name(in, base, "name", m->base.name);
 	id(in, base, "snapshot_id", &m->base.snapshot);
-	state(in, base, m->base.state);
+	hash(in, base, "state", m->base.state);
 }
 
 static void *read_array(struct in *in, const json_t *top, const char *key, size_t size,
@@ -337,6 +342,10 @@ static void read_disk(struct in *in, const json_t *object, const struct fmt_mani
 					 FMT_BLOCK_BITS_MAX);
 	d->position = (uint32_t)number(in, object, "position", 0, UINT32_MAX);
 	d->full = json_is_true(full);
+	d->has_content = m->format != FMT_EXPORT_STREAM &&
+			 !json_is_null(json_object_get(object, "content"));
+	if (d->has_content)
+		hash(in, object, "content", d->content);
 	if (!json_is_boolean(full) || (!m->has_base && !d->full))
 		refuse(in, -EUCLEAN, "full", "true, or false with a base");
 	if (d->size % 512)

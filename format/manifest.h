@@ -38,8 +38,10 @@ struct fmt_manifest_disk {
 	char name[FMT_NAME_MAX];
 	uint64_t size; /* bytes */
 	uint32_t block_bits;
-	uint32_t position; /* within the VM */
-	bool full;         /* stands for itself, not on the base */
+	uint32_t position;   /* within the VM */
+	bool full;           /* stands for itself, not on the base */
+	bool has_content;    /* raw, qcow2: there is a file */
+	uint8_t content[16]; /* of it (MF-5) */
 };
 
 struct fmt_manifest_base {

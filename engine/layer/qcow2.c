@@ -515,8 +515,9 @@ static int open_backing(struct eng_qcow2 *q, const char *const *allowed, size_t 
 	return backing_format(q->io, l, above->hdr.backing_format, err);
 }
 
-int eng_qcow2_open(struct eng_io *io, const char *path, const char *const *allowed_dirs,
-		   size_t ndirs, struct fmt_error *err, struct eng_qcow2 **ret)
+/* The image itself, alone in its chain. */
+static int open_top(struct eng_io *io, const char *path, unsigned flags, struct fmt_error *err,
+		    struct eng_qcow2 **ret)
 {
 	struct eng_qcow2 *q = calloc(1, sizeof(*q));
 	struct layer *l;
@@ -534,7 +535,7 @@ int eng_qcow2_open(struct eng_io *io, const char *path, const char *const *allow
 	l->path = strdup(path);
 	if (!l->path)
 		goto fail;
-	r = eng_io_open(io, path, ENG_OPEN_CACHED, &l->file);
+	r = eng_io_open(io, path, flags, &l->file);
 	if (r == 0)
 		r = eng_io_fstat(io, l->file, &l->st);
 	if (r == 0 && !l->st.is_regular && !l->st.is_block)
@@ -542,8 +543,6 @@ int eng_qcow2_open(struct eng_io *io, const char *path, const char *const *allow
 	if (r < 0)
 		goto fail;
 	r = layer_load(io, l, err);
-	while (r == 0 && q->layers[q->depth - 1].hdr.backing[0])
-		r = open_backing(q, allowed_dirs, ndirs, err);
 	if (r == 0) {
 		*ret = q;
 		q = NULL;
@@ -554,6 +553,27 @@ fail:
 out:
 	eng_qcow2_close(q);
 	return r;
+}
+
+int eng_qcow2_open(struct eng_io *io, const char *path, const char *const *allowed_dirs,
+		   size_t ndirs, struct fmt_error *err, struct eng_qcow2 **ret)
+{
+	struct eng_qcow2 *q = NULL;
+	int r = open_top(io, path, ENG_OPEN_CACHED, err, &q);
+
+	while (r == 0 && q->layers[q->depth - 1].hdr.backing[0])
+		r = open_backing(q, allowed_dirs, ndirs, err);
+	if (r == 0)
+		*ret = q;
+	else
+		eng_qcow2_close(q);
+	return r;
+}
+
+int eng_qcow2_open_alone(struct eng_io *io, const char *path, struct fmt_error *err,
+			 struct eng_qcow2 **ret)
+{
+	return open_top(io, path, ENG_OPEN_NOFOLLOW, err, ret);
 }
 
 void eng_qcow2_close(struct eng_qcow2 *q)

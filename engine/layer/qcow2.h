@@ -47,6 +47,12 @@ struct eng_qcow2_info {
  */
 int eng_qcow2_open(struct eng_io *io, const char *path, const char *const *allowed_dirs,
 		   size_t ndirs, struct fmt_error *err, struct eng_qcow2 **ret);
+/*
+ * @path, which is no symbolic link, and none of its backing files: what it leaves to them is a HOLE, and
+ * reads as zeros.
+ */
+int eng_qcow2_open_alone(struct eng_io *io, const char *path, struct fmt_error *err,
+			 struct eng_qcow2 **ret);
 void eng_qcow2_close(struct eng_qcow2 *q); /* NULL is fine */
 
 uint64_t eng_qcow2_size(const struct eng_qcow2 *q); /* bytes */

@@ -12,6 +12,7 @@
 #include "engine/io/line.h"
 #include "engine/io/pace.h"
 #include "engine/image/qcow2_write.h"
+#include "format/content.h"
 
 #define CHUNK   (512u << 10) /* bytes read at once */
 #define PIECE   (64u << 10)  /* zeros are left out in this unit */
@@ -25,9 +26,9 @@ struct disk_source {
 	/* Extents asked for at once, from @at on; the one thread's that asks. */
 	struct eng_disk_extent *extents;
 	int count, next;
-	uint64_t at; /* where extents[next] begins */
-	/* progress */
-	uint64_t base, told;
+	uint64_t at;             /* where extents[next] begins */
+	uint64_t told;           /* progress */
+	_Atomic uint64_t lo, hi; /* MF-5, of what was read: every piece is, once */
 };
 
 static int next_extent(struct disk_source *s, uint64_t offset, struct eng_extent *ret,
@@ -103,8 +104,15 @@ static int source_read(void *arg, void *buf, size_t len, uint64_t offset, struct
 {
 	struct disk_source *s = arg;
 	struct eng_view_piece piece = {.buf = buf, .len = len, .offset = offset};
+	struct fmt_content sum = {0};
+	int r = eng_view_read(s->plan->view, s->plan->disks[s->disk].view, &piece, 1, err);
 
-	return eng_view_read(s->plan->view, s->plan->disks[s->disk].view, &piece, 1, err);
+	if (r < 0)
+		return r;
+	fmt_content_add(&sum, buf, len, offset);
+	atomic_fetch_add(&s->lo, sum.lo);
+	atomic_fetch_add(&s->hi, sum.hi);
+	return r;
 }
 
 static int tell_progress(void *arg, uint64_t done, uint64_t total)
@@ -326,5 +334,10 @@ int eng_export_image(struct eng_export_plan *plan, uint32_t disk, const char *pa
 		    ? write_raw(plan, path, &source, &pace, err)
 		    : write_qcow2(plan, disk, path, &source, &pace, err);
 	free(s.extents);
-	return r;
+	if (r < 0)
+		return r;
+	fmt_content_get(&(struct fmt_content){.lo = atomic_load(&s.lo), .hi = atomic_load(&s.hi)},
+			plan->m.disks[disk].content);
+	plan->m.disks[disk].has_content = true;
+	return 0;
 }

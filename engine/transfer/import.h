@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * import.h - a snapshot into the store, from a stream (spec/stream.md IP-*). The calling thread reads the
- * stream and waits for all of it; any thread but a queue's.
+ * import.h - a snapshot into the store, from a stream or from the files of an export (spec/stream.md IP-*).
+ * The calling thread reads it and waits for all of it; any thread but a queue's.
  */
 #ifndef ENGINE_IMPORT_H
 #define ENGINE_IMPORT_H
@@ -11,7 +11,8 @@
 #include "engine/transfer/stream_in.h"
 
 struct eng_import {
-	const struct eng_stream_source *source;
+	const struct eng_stream_source *source; /* or */
+	const char *dir;                        /* raw or qcow2 files and manifest.json (IP-7) */
 	const char *new_collection; /* of a full one: another name, and NAME-VM; NULL: as it was */
 	uint16_t intent;            /* enum fmt_backup_intent; 0: as the stream says */
 	struct eng_progress *progress;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * import_impl.h - what the files of an import share: what becomes of each disk (import_rows.c, catalog)
- * and how its blocks get there (import.c). Private to them.
+ * import_impl.h - what the files of an import share: what becomes of each disk (import_rows.c, catalog),
+ * and the readers from which its blocks come (import_stream.c, import_files.c). Private to them.
  */
 #ifndef ENGINE_IMPORT_IMPL_H
 #define ENGINE_IMPORT_IMPL_H
@@ -23,6 +23,7 @@ struct eng_import_disk {
 	uint8_t parent_hash[16];
 	struct eng_import_layer *writer; /* while it is being written */
 	bool written;
+	uint64_t told;          /* bytes that the progress knows of */
 	struct eng_layer *head; /* the new one */
 	char *head_path;
 	struct eng_entry *entry; /* claimed */
@@ -31,7 +32,9 @@ struct eng_import_disk {
 struct eng_import_run {
 	struct eng_store *store;
 	const struct eng_import *how;
-	const struct fmt_manifest *m;
+	const struct fmt_manifest *m;   /* the reader's, as @name is */
+	const char *name;               /* of what is imported, for messages */
+	uint64_t bytes;                 /* of data */
 	struct eng_increment_base base; /* of an increment */
 	struct cat_collection collection;
 	bool new_collection;
@@ -39,6 +42,16 @@ struct eng_import_run {
 	struct eng_import_disk *disks; /* as the manifest's */
 	struct fmt_error *err;
 };
+
+/* What is imported. The owner's thread calls. */
+struct eng_import_reader {
+	int (*open)(struct eng_import_run *run, void **arg); /* sets run->m and run->name */
+	int (*begin)(void *arg);                             /* the import is possible; or NULL */
+	/* All blocks of disk @i into its writer; disks come in their order. */
+	int (*disk)(void *arg, uint32_t i);
+	void (*close)(void *arg);
+};
+extern const struct eng_import_reader eng_import_streams, eng_import_files;
 
 /* Names, ids and the base: what the import will be, or why it cannot be. */
 int eng_import_plan(struct eng_import_run *run);

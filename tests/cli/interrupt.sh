@@ -70,5 +70,21 @@ for delay in 0.02 0.03 0.04 0.05 0.06 0.08; do
 done
 v snapshot list --output=json || die "list"
 is "$(grep -c '"snapshot"' out)" $made "and what completed is there, nothing else"
+echo "- refpoint create is cancelled or completes"
+made=0
+for delay in 0.02 0.03 0.04 0.05 0.06 0.08; do
+	"$VMIMG" refpoint create c >out 2>err &
+	sleep $delay
+	kill -INT $! 2>/dev/null
+	wait $!
+	case $? in
+	0) made=$((made + 1)) ;;
+	1) grep -q 'cancel' err || die "no word of the cancelling" ;;
+	130) : ;;
+	*) die "neither: status $?" ;;
+	esac
+done
+v refpoint list --output=json || die "list"
+is "$(grep -c '"refpoint":' out)" $made "and what completed is there, nothing else"
 ok "the store goes on" snapshot create c@s
 sound "and is sound"

@@ -42,6 +42,23 @@ has return_value 4096 "it returns at once"
 ok "and is waited for like any job" job wait "$(get id)"
 ok "then all of it is there" snapshot verify "$dir/exported"
 fails 2 "standard output" "but not through a pipe" snapshot export c@a - --async
+ok "an import, too" snapshot import "$dir/exported" --collection=again --async --output=json
+has return_value 4096 "it returns at once"
+ok "and is waited for" job wait "$(get id)"
+"$VMIMG" disk read again-m/d >back
+same model back "then all of it is there"
+fails 2 "standard input" "but not from a pipe" snapshot import - --async
+ok "a verification, too" snapshot verify again@a --async --output=json
+ok "and is waited for" job wait "$(get id)"
+fails 2 "itself" "but not of a stream" snapshot verify "$dir/exported" --async
+ok "a reference point, too" refpoint create "c#p" --async --output=json
+ok "and is waited for" job wait "$(get id)" --output=json
+has job_type 205 "as what it is"
+ok "then it is there" refpoint show "c#p"
+fails 1 "taken|already" "what is refused is refused at once" refpoint create "c#p" --async
+ok "a reference point is waited for otherwise" refpoint create "c#q" --output=json
+has refpoint "c#q" "and told"
+[ -n "$(get job)" ] || die "no job"
 fails 1 '"code": 4[,}]' "what is refused is refused at once" snapshot create c@a --async --output=json
 [ ! -s out ] || die "and prints nothing else"
 fails 1 "no-store" "a store that is not there" -s no-store snapshot create c --async

@@ -228,6 +228,107 @@ static void import_with_faults(uint32_t op, int error)
 	free(inc.p);
 }
 
+static int export_files(const char *name, const char *base, const char *to,
+			enum fmt_export_format format)
+{
+	struct eng_export how = {
+		.collection = "c",
+		.snapshot = name,
+		.base = base,
+		.dir = to,
+		.format = format,
+	};
+	struct eng_export_result result;
+
+	return eng_store_export(store, &how, &err, &result);
+}
+
+static int import_files(const char *from, struct eng_progress *progress)
+{
+	struct eng_import how = {.dir = from, .progress = progress};
+	struct eng_import_result result;
+
+	return eng_store_import(store, &how, &err, &result);
+}
+
+/* IP-7, IP-1: the same for image files, read and written; each error is told, and nothing is left. */
+static void import_files_with_faults(uint32_t op, int error, const char *path)
+{
+	struct memory full;
+	char images[160];
+	unsigned files;
+	int r = -1;
+
+	scene();
+	snprintf(images, sizeof(images), "%s-files", out_dir);
+	must(export("s1", NULL, out_dir, false, NULL) == 0);
+	full = load(out_dir, "s1");
+	must(export_files("s2", "s1", images, FMT_EXPORT_QCOW2) == 0);
+	close_store();
+	must(eng_record_remove_tree(dir) == 0);
+	must(eng_store_init(io, dir, &err) == 0);
+	open_store();
+	must(import(&full, NULL, NULL) == 0);
+	files = count_files(store->layers_dir);
+	for (uint64_t skip = 0; r < 0; skip++) {
+		struct eng_fault_rule rule = {.ops = op, .skip = skip, .error = error, .path = path};
+
+		must(eng_fault_add(fault, &rule) >= 0);
+		r = import_files(images, NULL);
+		eng_fault_clear(fault);
+		if (r < 0) {
+			cr_expect(eq(int, r, error), "skip %llu: %s", (unsigned long long)skip,
+				  err.text);
+			cr_expect(not(has("s2")), "half of it is there");
+			cr_expect(eq(uint, count_files(store->layers_dir), files),
+				  "files are left after %llu", (unsigned long long)skip);
+		} else {
+			must(skip > 0);
+		}
+		must(skip < 200);
+	}
+	must(view_holds("s2", 0, 3, 4096, 8192));
+	must(view_holds("s2", 0, 0, 32768, 4096));
+	must(view_holds("s2", 0, 1, 12288, 20480));
+	must(view_holds("s2", 1, 2, 1 << 20, 8192));
+	close_store();
+	finish();
+	free(full.p);
+}
+
+Test(engine_transfer, import_of_files_meets_a_full_disk)
+{
+	import_files_with_faults(ENG_FAULT_PWRITE | ENG_FAULT_ALLOCATE, -ENOSPC, "layers");
+}
+
+Test(engine_transfer, import_of_files_cannot_read_them)
+{
+	import_files_with_faults(ENG_FAULT_PREAD, -EIO, "-files");
+}
+
+/* XP-5 */
+Test(engine_transfer, import_of_files_is_cancelled)
+{
+	struct eng_progress progress = {.cancel = false};
+	unsigned files;
+
+	scene();
+	must(export_files("s1", NULL, out_dir, FMT_EXPORT_RAW) == 0);
+	close_store();
+	must(eng_record_remove_tree(dir) == 0);
+	must(eng_store_init(io, dir, &err) == 0);
+	open_store();
+	files = count_files(store->layers_dir);
+	must(eng_progress_cancel(&progress));
+	cr_expect(eq(int, import_files(out_dir, &progress), -ECANCELED), "%s", err.text);
+	cr_expect(eq(uint, count_files(store->layers_dir), files));
+	cr_expect(not(has("s1")));
+	must(import_files(out_dir, NULL) == 0);
+	must(view_holds("s1", 0, 1, 0, 65536));
+	close_store();
+	finish();
+}
+
 Test(engine_transfer, import_meets_a_full_disk)
 {
 	import_with_faults(ENG_FAULT_PWRITE | ENG_FAULT_ALLOCATE, -ENOSPC);
