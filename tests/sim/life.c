@@ -162,13 +162,35 @@ static void run_store(uint64_t seed, uint64_t goal)
 	cr_assert_eq(eng_record_remove_tree(world->dir), 0);
 }
 
-/* P4, P5, P6; T25-T30; DL-*, FO-* */
+/* Of all stores. */
+struct sum {
+	uint64_t steps, kills, epochs, compared, exported, resumed, restored, cancelled, pairs,
+		refused, counts[LIFE_COUNTS];
+};
+
+static void add(struct sum *sum)
+{
+	sum->steps += world->steps;
+	sum->kills += world->kills;
+	sum->epochs += world->epoch;
+	sum->compared += world->compared;
+	sum->exported += world->exported;
+	sum->resumed += world->resumed;
+	sum->restored += world->restored;
+	sum->cancelled += world->cancelled;
+	sum->pairs += world->pairs;
+	sum->refused += world->refused;
+	for (size_t i = 0; i < LIFE_COUNTS; i++)
+		sum->counts[i] += world->counts[i];
+}
+
+/* P4, P5, P6; T25-T30; DL-*, FO-*, EX-*, IP-*, FT-* */
 Test(sim_life, every_snapshot_keeps_its_content_whatever_happens, .timeout = 14400)
 {
 	const char *text = getenv("VMIMG_TEST_SECONDS"), *first = getenv("SEED");
 	double start = now(), seconds = text ? strtod(text, NULL) : 10;
 	uint64_t seed = first ? strtoull(first, NULL, 0) : (uint64_t)(now() * 1e6);
-	uint64_t steps = 0, kills = 0, compared = 0, counts[LIFE_COUNTS] = {0};
+	struct sum sum = {0};
 	uint64_t goal = getenv("STEPS")  ? strtoull(getenv("STEPS"), NULL, 0)
 			: seconds >= 600 ? 1000000
 					 : 0;
@@ -177,26 +199,31 @@ Test(sim_life, every_snapshot_keeps_its_content_whatever_happens, .timeout = 144
 	world = mmap(NULL, sizeof(*world), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
 		     0);
 	cr_assert(world != MAP_FAILED);
-	while (goal ? steps < goal : !stores || now() - start < seconds) {
-		uint64_t most = goal ? goal - steps : 4000;
+	while (goal ? sum.steps < goal : !stores || now() - start < seconds) {
+		uint64_t most = goal ? goal - sum.steps : 4000;
 
 		run_store(seed + stores, most < STORE_STEPS ? most : STORE_STEPS);
 		stores++;
-		steps += world->steps;
-		kills += world->kills;
-		compared += world->compared;
-		for (size_t i = 0; i < LIFE_COUNTS; i++)
-			counts[i] += world->counts[i];
-		fprintf(stderr, "life: %llu steps, %.0f s\n", (unsigned long long)steps,
+		add(&sum);
+		fprintf(stderr, "life: %llu steps, %llu kills, %.0f s\n",
+			(unsigned long long)sum.steps, (unsigned long long)sum.kills,
 			now() - start);
 	}
 	fprintf(stderr,
-		"life: SEED=%llu: %u stores, %llu steps, %llu kills, %llu sectors compared, %.1f s\n",
-		(unsigned long long)seed, stores, (unsigned long long)steps,
-		(unsigned long long)kills, (unsigned long long)compared, now() - start);
+		"life: SEED=%llu: %u stores, %llu steps, %llu kills, %llu reopens, %llu sectors "
+		"compared, %.1f s\n",
+		(unsigned long long)seed, stores, (unsigned long long)sum.steps,
+		(unsigned long long)sum.kills, (unsigned long long)sum.epochs,
+		(unsigned long long)sum.compared, now() - start);
+	fprintf(stderr,
+		"life: %llu exports, %llu gone on with, %llu restored; %llu jobs cancelled; %llu "
+		"pairs, %llu refused\n",
+		(unsigned long long)sum.exported, (unsigned long long)sum.resumed,
+		(unsigned long long)sum.restored, (unsigned long long)sum.cancelled,
+		(unsigned long long)sum.pairs, (unsigned long long)sum.refused);
 	for (size_t i = 0; i < life_op_count(); i++)
 		fprintf(stderr, "life: %s %llu\n", life_op_name(i),
-			(unsigned long long)life_op_times(counts, i));
-	cr_expect_gt(kills, 0u);
+			(unsigned long long)life_op_times(sum.counts, i));
+	cr_expect_gt(sum.kills, 0u);
 	munmap(world, sizeof(*world));
 }

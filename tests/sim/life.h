@@ -30,11 +30,12 @@
 #define LIFE_MEMBERS  8u
 #define LIFE_WRITES   4u   /* in flight */
 #define LIFE_WRITE    128u /* units, at most */
-#define LIFE_STATES   256u
+#define LIFE_STATES   320u
 #define LIFE_WINDOW   2048u
 #define LIFE_LOOSE    512u
 #define LIFE_COUNTS   40u
 #define LIFE_NAME     40u
+#define LIFE_LINKS    5u         /* exports of a chain */
 #define LIFE_UNKNOWN  UINT32_MAX /* a unit of a reference point: it was being written */
 
 /* What a disk or a member of a snapshot holds: the number of the write for each unit; 0: zeros. */
@@ -101,6 +102,11 @@ enum life_kind {
 
 struct life_op {
 	enum life_kind kind;
+	struct { /* another one at the same time: LIFE_NONE, LIFE_DELETE or a grow */
+		enum life_kind kind;
+		uint32_t snap, disk;
+		uint64_t size;
+	} also;
 	uint32_t snap, disk, group, keep, point;
 	int kept;
 	uint32_t copy_count, copies[LIFE_MEMBERS]; /* disks */
@@ -110,6 +116,25 @@ struct life_op {
 	bool window;
 	uint32_t window_count;
 	struct life_write windows[LIFE_WINDOW];
+};
+
+/* One export of a chain: a full one, or an increment against the one before. */
+struct life_link {
+	struct life_snap snap; /* what it has to hold */
+	char base[2 * LIFE_NAME];
+	bool merge, compress, resume;
+	bool there; /* in the second store, and not merged away */
+};
+
+/*
+ * Exports that build on each other, kept beside the store until they are imported into a second one. While
+ * @pending the export of link[count] is under way; with @again it was cut short, and may be gone on with.
+ */
+struct life_backup {
+	uint32_t number, count, imported;
+	bool pending, again;
+	bool store, importing; /* the second store is there; link[imported] is being imported */
+	struct life_link link[LIFE_LINKS];
 };
 
 struct life_world {
@@ -135,7 +160,21 @@ struct life_world {
 	uint32_t loose_count;
 	struct life_write loose[LIFE_LOOSE]; /* acknowledged, not flushed; oldest first; loss only */
 	struct life_op op;
+	struct life_backup backup;
+	uint64_t exported, resumed,
+		restored;        /* links; cut short and gone on with; in second stores */
+	uint64_t cancelled;      /* jobs */
+	uint64_t pairs, refused; /* operations at the same time; one of two */
 	struct life_state state[LIFE_STATES]; /* last: see life_world_copy() */
+};
+
+/* Jobs that go on while other steps are taken, one of a kind. */
+enum life_job_kind {
+	LIFE_JOB_EXPORT,
+	LIFE_JOB_VERIFY,
+	LIFE_JOB_FLATTEN,
+	LIFE_JOB_SETTLE,
+	LIFE_JOBS
 };
 
 /* This process's hands on the store. */
@@ -148,6 +187,13 @@ struct life {
 		uint8_t *buf;
 		struct iovec *iov;
 	} slot[LIFE_WRITES];
+	struct life_job {
+		struct vmimg_job *job; /* or NULL */
+		bool cancelled;
+		bool excused;  /* something has gone that it needs: it may fail */
+		uint32_t born; /* of the snapshot it reads */
+		uint32_t group;
+	} job[LIFE_JOBS];
 };
 
 extern struct life_world *world;
@@ -261,6 +307,14 @@ void life_resize(void);
 void life_shrink(void);
 void life_folds(void);
 void life_reattach(void);
+/* Another operation, beside the one that is about to begin: not of this snapshot, not of these disks. */
+void life_company(int snap, uint32_t disk_count, const uint32_t *disks);
+uint32_t life_company_call(void *arg);
+/* After the end of both, what came of it; after a death. */
+void life_company_end(void);
+void life_recover_company(void);
+/* It has company, and was refused for that. */
+bool life_is_refused(uint32_t r);
 /* Until the job has ended, which it must do well unless it was cancelled or a roll went first. */
 bool life_wait_for_job(struct vmimg_job *job, bool load, bool cancel);
 /* --- change tracking (life_track.c) --- */
@@ -282,6 +336,39 @@ void life_uncopy_all(void);
 void life_recover_copy(void);
 void life_recover_undisk(void);
 void life_recover_ungroup(void);
+
+/* --- jobs that go on (life_job.c) --- */
+void life_verify(void);
+void life_settle(void);
+void life_flatten_on(uint32_t group);
+/* A job, one of these or a fold's, is cancelled or gets another rate. */
+void life_meddle(void);
+/* Looks which have ended. */
+void life_jobs_turn(void);
+/* Some are cancelled, the others are waited for; with @leave the close that follows does that. */
+void life_jobs_end(bool leave);
+/* Begins to look after it. */
+void life_job_begin(enum life_job_kind kind, struct vmimg_job *job, const struct life_snap *snap,
+		    uint32_t group);
+/* A job may read the snapshot. */
+bool life_job_reads(const struct life_snap *snap);
+
+/* --- chains of exports (life_backup.c), and what becomes of them (life_restore.c) --- */
+void life_backup(void);
+/* Nothing is under way, and the chain has been restored. */
+void life_backup_finish(void);
+/* The job of the export under way has ended. */
+void life_backup_ended(bool done);
+/* After a death, or the close of a store with an export under way. */
+void life_recover_backup(void);
+void life_link_dir(uint32_t link, char dir[160]);
+/* The chain is no more. */
+void life_backup_drop(void);
+void life_clear(const char *path);
+/* What the chain's exports come to in another store. */
+void life_restore(void);
+/* Files of disks. */
+void life_files(void);
 
 /* --- branches (life_branch.c) --- */
 void life_revert(void);

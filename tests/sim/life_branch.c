@@ -62,6 +62,18 @@ static void refuse(const struct life_snap *snap, struct revert *a)
 		  life_disk_name(snap->member[0].disk), r);
 }
 
+/* The disks that go back are left alone, the snapshot is not. */
+static void begin_with_company(const struct life_snap *snap)
+{
+	uint32_t disks[LIFE_MEMBERS];
+
+	for (uint32_t m = 0; m < snap->count; m++)
+		disks[m] = snap->member[m].disk;
+	life_company(-1, snap->count, disks);
+	life.job[LIFE_JOB_FLATTEN].excused = true;
+	life_op_begin(LIFE_REVERT);
+}
+
 void life_revert(void)
 {
 	int i = life_some_snap(), kept = life_chance(4) ? -1 : life_free_snap();
@@ -89,12 +101,17 @@ void life_revert(void)
 	}
 	world->op.snap = (uint32_t)i;
 	world->op.kept = kept;
-	life_op_begin(LIFE_REVERT);
+	begin_with_company(snap);
 	r = life_beside(call_apply, &a, true);
-	life_must(r == VMIMG_OK, "%s: %u, %s", world->doing, r, err.message);
-	go_back(snap);
-	if (kept >= 0)
+	life_must(r == VMIMG_OK || life_is_refused(r) ||
+			  (r == VMIMG_INVALID_STATE && life.job[LIFE_JOB_FLATTEN].job),
+		  "%s: %u, %s", world->doing, r, err.message);
+	if (r == VMIMG_OK)
+		go_back(snap);
+	if (kept >= 0 && r == VMIMG_OK)
 		world->snap[kept].there = true;
+	else if (kept >= 0)
+		life_snap_forget(&world->snap[kept]);
 	life_op_end();
 	life_attach_all();
 	for (uint32_t m = 0; m < snap->count; m++)

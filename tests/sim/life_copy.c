@@ -10,9 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-#include "engine/io/io_record.h"
 
 static struct vmimg_error err;
 
@@ -138,8 +135,8 @@ static uint32_t call_clone(void *arg)
 
 static void end_copy(uint32_t r)
 {
-	life_must(r == VMIMG_OK, "%s: %u, %s", world->doing, r, err.message);
-	settle_copy(true);
+	life_must(r == VMIMG_OK || life_is_refused(r), "%s: %u, %s", world->doing, r, err.message);
+	settle_copy(r == VMIMG_OK);
 	life_op_end();
 	life_attach_all();
 	for (uint32_t c = 0; c < world->op.copy_count; c++)
@@ -156,6 +153,7 @@ void life_clone(void)
 	snprintf(a.snapshot, sizeof(a.snapshot), "%s", life_snap_name(&world->snap[i]));
 	snprintf(a.to, sizeof(a.to), "%s", world->group[world->op.group].name);
 	snprintf(world->doing, sizeof(world->doing), "clone %s to %s", a.snapshot, a.to);
+	life_company(-1, 0, NULL);
 	life_op_begin(LIFE_COPY);
 	end_copy(life_beside(call_clone, &a, true));
 }
@@ -176,12 +174,6 @@ static uint32_t call_import(void *arg)
 	return vmimg_import_snapshot(life.svc, a->dir, a->settings, NULL, &err);
 }
 
-static void clear(const char *path)
-{
-	if (access(path, F_OK) == 0)
-		life_must(eng_record_remove_tree(path) == 0, "%s: cannot be removed", path);
-}
-
 void life_import(void)
 {
 	int i = life_some_snap();
@@ -194,8 +186,8 @@ void life_import(void)
 	snprintf(a.snapshot, sizeof(a.snapshot), "%s", life_snap_name(&world->snap[i]));
 	snprintf(a.dir, sizeof(a.dir), "%s/export", world->dir);
 	snprintf(part, sizeof(part), "%s.part", a.dir);
-	clear(a.dir);
-	clear(part); /* of a process that died */
+	life_clear(a.dir);
+	life_clear(part); /* of a process that died */
 	snprintf(a.settings, sizeof(a.settings), "{\"Synchronous\": true, \"Compress\": %s}",
 		 life_chance(2) ? "true" : "false");
 	snprintf(world->doing, sizeof(world->doing), "export %s", a.snapshot);
@@ -226,6 +218,10 @@ void life_flatten(void)
 	if (!world->group[g].there)
 		return;
 	snprintf(world->doing, sizeof(world->doing), "flatten %s", world->group[g].name);
+	if (!life_chance(3)) {
+		life_flatten_on(g);
+		return;
+	}
 	r = life_beside(call_flatten, world->group[g].name, true);
 	life_must(r == VMIMG_OK, "%s: %u, %s", world->doing, r, err.message);
 }
@@ -248,6 +244,7 @@ static bool delete_disk(uint32_t i)
 	if (life.disk[i])
 		life_detach(i);
 	world->op.disk = i;
+	life.job[LIFE_JOB_FLATTEN].excused = true;
 	life_op_begin(LIFE_UNDISK);
 	r = life_beside(call_delete_disk, name, true);
 	life_must(r == 0 || r == EBUSY, "%s: %u, %s", world->doing, r, err.message);

@@ -535,14 +535,20 @@ static void *beside_main(void *arg)
 uint32_t life_beside(uint32_t (*call)(void *arg), void *arg, bool load)
 {
 	struct beside b = {.call = call, .arg = arg};
-	pthread_t thread;
+	struct beside company = {.call = life_company_call};
+	pthread_t thread, other;
+	bool two = world->op.kind != LIFE_NONE && world->op.also.kind != LIFE_NONE;
 
 	life_must(pthread_create(&thread, NULL, beside_main, &b) == 0, "no thread");
-	while (!atomic_load(&b.done)) {
+	if (two)
+		life_must(pthread_create(&other, NULL, beside_main, &company) == 0, "no thread");
+	while (!atomic_load(&b.done) || (two && !atomic_load(&company.done))) {
 		if (load)
 			life_begin_write();
 		life_turn(200000);
 	}
 	pthread_join(thread, NULL);
+	if (two)
+		pthread_join(other, NULL);
 	return b.result;
 }

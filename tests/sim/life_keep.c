@@ -107,7 +107,8 @@ void life_prune(void)
 	r = life_beside(call_prune, world->group[group].name, true);
 	life_must(r == VMIMG_OK, "%s: %u, %s", world->doing, r, err.message);
 	for (uint32_t i = 0; i < LIFE_SNAPS; i++)
-		if (goes[i])
+		if (goes[i] &&
+		    !(life_job_reads(&world->snap[i]) && life_snap_is_listed(&world->snap[i])))
 			life_snap_forget(&world->snap[i]);
 	life_op_end();
 	life_check_lists();

@@ -6,8 +6,8 @@
  * cut there at random events, what was not synced survives or not by chance, and the store that is
  * left is opened under another boot id: the operation under way has happened or not, whole; every
  * snapshot is there with its content, every other one is not; every sector of a head holds what was
- * flushed or something later; points still tell every change; the checker finds leaks at worst; and the
- * store goes on.
+ * flushed or something later; points still tell every change; an export that had its name is whole, and
+ * restores in another store; the checker finds leaks at worst; and the store goes on.
  *
  * Environment: VMIMG_TEST_SECONDS; REPLAYS for so many instead (10,000 from ten minutes on); SEED of
  * the first load. A load has background threads: a seed gives the same mix, not the same log.
@@ -46,7 +46,7 @@ struct cut {
 
 /* Shared with the test. */
 struct told {
-	_Atomic uint64_t replays, operations;
+	_Atomic uint64_t replays, operations, restored;
 	uint64_t counts[LIFE_COUNTS];
 	char why[1700];
 };
@@ -252,6 +252,7 @@ static void replay(const struct cut *cut, const char *dir)
 	char memory[128];
 	enum life_kind kind;
 	struct eng_io *io;
+	uint64_t before;
 
 	life_world_restore(cut->mark->copy);
 	world->rng = cut->seed;
@@ -272,6 +273,10 @@ static void replay(const struct cut *cut, const char *dir)
 	life_recover();
 	for (uint32_t i = life_pick(3); i > 0; i--)
 		life_diff();
+	before = world->restored;
+	if (world->backup.count && life_chance(3))
+		life_restore();
+	atomic_fetch_add(&told->restored, world->restored - before);
 	if (life_chance(4))
 		go_on();
 	life_close();
@@ -390,9 +395,11 @@ Test(sim_life_loss, a_power_loss_in_any_step_leaves_all_of_it_or_nothing, .timeo
 		loads++;
 	}
 	fprintf(stderr,
-		"life_loss: SEED=%llu: %u loads, %llu replays, %llu of them in an operation, %.1f s\n",
+		"life_loss: SEED=%llu: %u loads, %llu replays, %llu of them in an operation, %llu "
+		"exports restored, %.1f s\n",
 		(unsigned long long)seed, loads, (unsigned long long)atomic_load(&told->replays),
-		(unsigned long long)atomic_load(&told->operations), now() - start);
+		(unsigned long long)atomic_load(&told->operations),
+		(unsigned long long)atomic_load(&told->restored), now() - start);
 	for (size_t i = 0; i < life_op_count(); i++)
 		fprintf(stderr, "life_loss: %s %llu\n", life_op_name(i),
 			(unsigned long long)life_op_times(told->counts, i));

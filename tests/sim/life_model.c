@@ -198,6 +198,7 @@ void life_op_begin(enum life_kind kind)
 
 void life_op_end(void)
 {
+	life_company_end();
 	world->op.kind = LIFE_NONE;
 	world->op.window = false;
 	world->op.window_count = 0;

@@ -94,11 +94,12 @@ static void delete_one(struct life_snap *snap, bool load)
 	snprintf(name, sizeof(name), "%s", life_snap_name(snap));
 	snprintf(world->doing, sizeof(world->doing), "delete %s", name);
 	world->op.snap = (uint32_t)(snap - world->snap);
+	life_company((int)world->op.snap, 0, NULL);
 	life_op_begin(LIFE_DELETE);
 	r = life_beside(call_destroy, name, load);
-	life_must(r == (snap->held ? VMIMG_INVALID_STATE : VMIMG_OK), "delete %s%s: %u, %s", name,
-		  snap->held ? ", which is held" : "", r, err.message);
-	if (!snap->held)
+	life_must(r == (snap->held ? VMIMG_INVALID_STATE : VMIMG_OK) || life_is_refused(r),
+		  "delete %s%s: %u, %s", name, snap->held ? ", which is held" : "", r, err.message);
+	if (r == VMIMG_OK)
 		life_snap_forget(snap);
 	life_op_end();
 }
@@ -141,11 +142,13 @@ void life_resize(void)
 		 (unsigned long long)a.size);
 	world->op.disk = (uint32_t)i;
 	world->op.size = a.size;
+	life_company(-1, 1, &world->op.disk);
 	life_op_begin(LIFE_RESIZE);
 	r = life_beside(call_resize, &a, true);
-	life_must(r == 0, "grow %s to %llu: %u, %s", a.disk, (unsigned long long)a.size, r,
-		  err.message);
-	world->disk[i].size = a.size;
+	life_must(r == 0 || life_is_refused(r), "grow %s to %llu: %u, %s", a.disk,
+		  (unsigned long long)a.size, r, err.message);
+	if (r == 0)
+		world->disk[i].size = a.size;
 	life_op_end();
 }
 
@@ -190,10 +193,12 @@ void life_shrink(void)
 	life_detach((uint32_t)i);
 	world->op.disk = (uint32_t)i;
 	world->op.size = a.size;
+	life_company(-1, 1, &world->op.disk);
 	life_op_begin(LIFE_RESIZE);
 	r = life_beside(call_shrink, &a, true);
-	life_must(r == 0, "%s: %u, %s", world->doing, r, err.message);
-	cut_off((uint32_t)i, a.size);
+	life_must(r == 0 || life_is_refused(r), "%s: %u, %s", world->doing, r, err.message);
+	if (r == 0)
+		cut_off((uint32_t)i, a.size);
 	life_op_end();
 	life_attach((uint32_t)i);
 	life_check_head((uint32_t)i, life_chance(4));
@@ -313,8 +318,10 @@ void life_recover(void)
 	case LIFE_UNGROUP: life_recover_ungroup(); break;
 	default: break;
 	}
+	life_recover_company();
 	life_op_end();
 	life_settle_writes();
+	life_recover_backup();
 	life_check_lists();
 	for (uint32_t i = 0; i < LIFE_DISKS; i++)
 		if (world->disk[i].there)

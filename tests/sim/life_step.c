@@ -47,7 +47,9 @@ static const struct {
 	{"convert", life_convert, 10},   {"point", life_point, 6},
 	{"unpoint", life_unpoint, 10},   {"clone", life_clone, 6},
 	{"import", life_import, 4},      {"uncopy", life_uncopy, 14},
-	{"flatten", life_flatten, 4},
+	{"flatten", life_flatten, 6},    {"verify", life_verify, 6},
+	{"settle", life_settle, 3},      {"meddle", life_meddle, 24},
+	{"backup", life_backup, 14},     {"files", life_files, 2},
 };
 #define OPS (sizeof(ops) / sizeof(ops[0]))
 
@@ -76,6 +78,7 @@ void life_step(void)
 	int i;
 
 	world->doing[0] = 0;
+	life_jobs_turn();
 	world->steps++; /* what is written beside operations is not counted */
 	if (what < 60) {
 		life_begin_write();

@@ -73,6 +73,8 @@ void life_close(void)
 	int r;
 
 	snprintf(world->doing, sizeof(world->doing), "close");
+	life_jobs_end(life_chance(4));
+	snprintf(world->doing, sizeof(world->doing), "close");
 	for (uint32_t i = 0; i < LIFE_DISKS; i++)
 		if (life.disk[i])
 			life_detach(i);
@@ -80,6 +82,8 @@ void life_close(void)
 	life_must(r == 0, "destroy the queue: %d", r);
 	r = vmimg_close(life.svc);
 	life_must(r == 0, "close: %d", r);
+	if (world->backup.pending) /* the close waited for it */
+		life_recover_backup();
 	for (uint32_t i = 0; i < LIFE_WRITES; i++) {
 		free(life.slot[i].buf);
 		free(life.slot[i].iov);
@@ -231,6 +235,7 @@ static void wait_for_folds(void)
 
 void life_let_go(void)
 {
+	life_backup_finish();
 	for (uint32_t i = 0; i < LIFE_SNAPS; i++)
 		if (world->snap[i].there && world->snap[i].held)
 			life_release(&world->snap[i]);

@@ -5,7 +5,6 @@
  */
 #include "tests/unit/engine_store.h"
 
-#include <criterion/new/assert.h>
 #include <dirent.h>
 
 #include "engine/transfer/export.h"
@@ -123,7 +122,7 @@ Test(engine_transfer, streams_hold_what_snapshots_hold)
 	strcat(out_dir, "2");
 	must(export("s2", "s1", out_dir, true, NULL) == 0);
 	inc = load(out_dir, "s2");
-	cr_expect(lt(sz, inc.len, full.len / 2), "only what changed is in an increment");
+	cr_expect_lt(inc.len, full.len / 2, "only what changed is in an increment");
 	must(import(&full, "x", NULL) == 0);
 	attach(0, 0);
 	must(eng_store_attach(store, queue[1], "x-a/d0", 0, &err, &disk[2]) == 0);
@@ -167,16 +166,16 @@ Test(engine_transfer, increment_goes_onto_its_base_alone)
 	struct memory full, inc;
 
 	restore_scene(&full, &inc);
-	cr_expect(eq(int, import(&inc, NULL, NULL), -ESTALE), "without its base: %s", err.text);
+	cr_expect_eq(import(&inc, NULL, NULL), -ESTALE, "without its base: %s", err.text);
 	must(import(&full, NULL, NULL) == 0);
 	attach(0, 0);
-	cr_expect(eq(int, import(&inc, NULL, NULL), -EBUSY), "attached: %s", err.text);
+	cr_expect_eq(import(&inc, NULL, NULL), -EBUSY, "attached: %s", err.text);
 	must(do_write(0, 5, 0, 4096) == 0);
 	detach(0);
-	cr_expect(eq(int, import(&inc, NULL, NULL), -ESTALE), "written to: %s", err.text);
-	cr_expect(not(has("s2")));
+	cr_expect_eq(import(&inc, NULL, NULL), -ESTALE, "written to: %s", err.text);
+	cr_expect_not(has("s2"));
 	must(snapshot("own") == 0);
-	cr_expect(eq(int, import(&inc, NULL, NULL), -ESTALE), "another layer: %s", err.text);
+	cr_expect_eq(import(&inc, NULL, NULL), -ESTALE, "another layer: %s", err.text);
 	close_store();
 	finish();
 	free(full.p);
@@ -206,11 +205,10 @@ static void import_with_faults(uint32_t op, int error)
 		r = import(&inc, NULL, NULL);
 		eng_fault_clear(fault);
 		if (r < 0) {
-			cr_expect(eq(int, r, error), "skip %llu: %s", (unsigned long long)skip,
-				  err.text);
-			cr_expect(not(has("s2")), "half of it is there");
-			cr_expect(eq(uint, count_files(store->layers_dir), files),
-				  "files are left after %llu", (unsigned long long)skip);
+			cr_expect_eq(r, error, "skip %llu: %s", (unsigned long long)skip, err.text);
+			cr_expect_not(has("s2"), "half of it is there");
+			cr_expect_eq(count_files(store->layers_dir), files,
+				     "files are left after %llu", (unsigned long long)skip);
 		} else {
 			must(eng_fault_struck(fault, rule_number) <=
 			     1); /* the last sync is best effort */
@@ -362,11 +360,10 @@ static void export_with_faults(uint32_t op, int error)
 		r = export("s1", NULL, out_dir, false, NULL);
 		eng_fault_clear(fault);
 		if (r < 0) {
-			cr_expect(eq(int, r, error), "skip %llu: %s", (unsigned long long)skip,
-				  err.text);
-			cr_expect(not(is_there(part)), "a part is left");
-			cr_expect(not(is_there(out_dir) && !(op & ENG_FAULT_SYNC_DIR)),
-				  "half of it has the name");
+			cr_expect_eq(r, error, "skip %llu: %s", (unsigned long long)skip, err.text);
+			cr_expect_not(is_there(part), "a part is left");
+			cr_expect_not(is_there(out_dir) && !(op & ENG_FAULT_SYNC_DIR),
+				      "half of it has the name");
 		}
 		must(skip < 200);
 		if (is_there(out_dir) && r < 0)
@@ -400,10 +397,10 @@ Test(engine_transfer, export_says_where_it_cannot_read)
 
 	scene();
 	must(eng_fault_add(fault, &rule) >= 0);
-	cr_expect(lt(int, export("s2", NULL, out_dir, false, NULL), 0));
-	cr_expect(ne(ptr, strstr(err.text, "c@s2/a/d"), NULL), "%s", err.text);
+	cr_expect_lt(export("s2", NULL, out_dir, false, NULL), 0);
+	cr_expect_neq(strstr(err.text, "c@s2/a/d"), NULL, "%s", err.text);
 	eng_fault_clear(fault);
-	cr_expect(not(is_there(out_dir)));
+	cr_expect_not(is_there(out_dir));
 	close_store();
 	finish();
 }
@@ -419,15 +416,14 @@ Test(engine_transfer, cancelled_ones_leave_nothing)
 	must(import(&full, NULL, NULL) == 0);
 	files = count_files(store->layers_dir);
 	must(eng_progress_cancel(&progress));
-	cr_expect(eq(int, import(&inc, NULL, &progress), -ECANCELED), "%s", err.text);
-	cr_expect(eq(uint, count_files(store->layers_dir), files));
-	cr_expect(not(has("s2")));
+	cr_expect_eq(import(&inc, NULL, &progress), -ECANCELED, "%s", err.text);
+	cr_expect_eq(count_files(store->layers_dir), files);
+	cr_expect_not(has("s2"));
 	strcat(out_dir, "3");
-	cr_expect(eq(int, export("s1", NULL, out_dir, false, &progress), -ECANCELED), "%s",
-		  err.text);
-	cr_expect(not(is_there(out_dir)));
+	cr_expect_eq(export("s1", NULL, out_dir, false, &progress), -ECANCELED, "%s", err.text);
+	cr_expect_not(is_there(out_dir));
 	strcat(out_dir, ".part");
-	cr_expect(not(is_there(out_dir)));
+	cr_expect_not(is_there(out_dir));
 	close_store();
 	finish();
 	free(full.p);
@@ -448,8 +444,8 @@ Test(engine_transfer, verification_finds_every_damaged_block)
 	must(import(&full, NULL, NULL) == 0);
 	must(import(&inc, NULL, NULL) == 0);
 	must(eng_store_verify_snapshot(store, "c", "s2", NULL, &err, &report) == 0);
-	cr_expect(eq(u64, report.damaged, 0));
-	cr_expect(eq(u64, report.unverified_bytes, 0));
+	cr_expect_eq(report.damaged, 0);
+	cr_expect_eq(report.unverified_bytes, 0);
 	eng_verify_report_fini(&report);
 	must(eng_catalog_list_layers(store->catalog, NULL, &rows, &n) == 0);
 	for (size_t i = 0; i < n; i++) {
@@ -465,11 +461,11 @@ Test(engine_transfer, verification_finds_every_damaged_block)
 	}
 	free(rows);
 	must(eng_store_verify_snapshot(store, "c", "s2", NULL, &err, &report) == 0);
-	cr_assert(eq(u64, report.damaged, 2), "one block of each disk");
-	cr_expect(eq(str, report.findings[0].disk, "a/d0"));
-	cr_expect(eq(u64, report.findings[0].offset, 0));
-	cr_expect(eq(str, report.findings[1].disk, "a/d1"));
-	cr_expect(eq(u64, report.findings[1].offset, 1 << 20));
+	cr_assert_eq(report.damaged, 2, "one block of each disk");
+	cr_expect_str_eq(report.findings[0].disk, "a/d0");
+	cr_expect_eq(report.findings[0].offset, 0);
+	cr_expect_str_eq(report.findings[1].disk, "a/d1");
+	cr_expect_eq(report.findings[1].offset, 1 << 20);
 	eng_verify_report_fini(&report);
 	close_store();
 	finish();

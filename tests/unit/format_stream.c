@@ -4,7 +4,6 @@
  * taken for it (spec/stream.md ST-*, MF-*).
  */
 #include <criterion/criterion.h>
-#include <criterion/new/assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,11 +29,11 @@ Test(format_stream, header_with_any_other_byte_is_refused)
 	uint8_t buf[FMT_STREAM_HEADER];
 
 	fmt_stream_encode(&s, buf);
-	cr_assert(eq(int, fmt_stream_decode(buf, &got, &err), 0));
-	cr_assert(eq(u32, got.manifest_len, 100));
+	cr_assert_eq(fmt_stream_decode(buf, &got, &err), 0);
+	cr_assert_eq(got.manifest_len, 100);
 	for (size_t i = 0; i < sizeof(buf); i++) {
 		buf[i] ^= 0x10;
-		cr_expect(lt(int, fmt_stream_decode(buf, &got, &err), 0), "byte %zu", i);
+		cr_expect_lt(fmt_stream_decode(buf, &got, &err), 0, "byte %zu", i);
 		buf[i] ^= 0x10;
 	}
 }
@@ -50,10 +49,10 @@ Test(format_stream, frame_with_any_other_byte_is_refused)
 	fmt_frame_put_csum(tail, 0, 11);
 	fmt_frame_put_csum(tail, 1, 12);
 	fmt_frame_encode(&f, 99, tail, buf);
-	cr_assert(eq(int, fmt_frame_check(buf, 99, tail, &err), 0));
-	cr_expect(eq(int, fmt_frame_check(buf, 98, tail, &err), -EBADMSG), "of another stream");
-	cr_assert(eq(int, fmt_frame_decode(buf, &got, &err), 0));
-	cr_expect(eq(u64, got.start, 9));
+	cr_assert_eq(fmt_frame_check(buf, 99, tail, &err), 0);
+	cr_expect_eq(fmt_frame_check(buf, 98, tail, &err), -EBADMSG, "of another stream");
+	cr_assert_eq(fmt_frame_decode(buf, &got, &err), 0);
+	cr_expect_eq(got.start, 9);
 	for (size_t i = 0; i < sizeof(buf); i++) {
 		int r;
 
@@ -67,7 +66,7 @@ Test(format_stream, frame_with_any_other_byte_is_refused)
 	}
 	for (size_t i = 0; i < sizeof(tail); i++) {
 		tail[i] ^= 0x80;
-		cr_expect(eq(int, fmt_frame_check(buf, 99, tail, &err), -EBADMSG), "tail %zu", i);
+		cr_expect_eq(fmt_frame_check(buf, 99, tail, &err), -EBADMSG, "tail %zu", i);
 		tail[i] ^= 0x80;
 	}
 }
@@ -78,29 +77,29 @@ Test(format_stream, frames_ascend_and_stay_on_their_disk)
 	struct fmt_frame f = {.type = FMT_FRAME_DATA, .count = 4, .start = 10, .length = 4 << 12};
 	struct fmt_cursor c = {0};
 
-	cr_assert(eq(int, fmt_cursor_take(&c, &f, 100, 12, &err), 0));
+	cr_assert_eq(fmt_cursor_take(&c, &f, 100, 12, &err), 0);
 	f.seq = 1;
 	f.start = 13;
-	cr_expect(eq(int, fmt_cursor_take(&c, &f, 100, 12, &err), -EUCLEAN), "overlaps");
+	cr_expect_eq(fmt_cursor_take(&c, &f, 100, 12, &err), -EUCLEAN, "overlaps");
 	f.start = 97;
-	cr_expect(eq(int, fmt_cursor_take(&c, &f, 100, 12, &err), -EUCLEAN), "reaches beyond");
+	cr_expect_eq(fmt_cursor_take(&c, &f, 100, 12, &err), -EUCLEAN, "reaches beyond");
 	f.start = UINT64_MAX - 1;
-	cr_expect(eq(int, fmt_cursor_take(&c, &f, 100, 12, &err), -EUCLEAN), "wraps");
+	cr_expect_eq(fmt_cursor_take(&c, &f, 100, 12, &err), -EUCLEAN, "wraps");
 	f.start = 96;
 	f.seq = 2;
-	cr_expect(eq(int, fmt_cursor_take(&c, &f, 100, 12, &err), -EUCLEAN), "a number is missing");
+	cr_expect_eq(fmt_cursor_take(&c, &f, 100, 12, &err), -EUCLEAN, "a number is missing");
 	f.seq = 1;
 	f.length = 4095;
-	cr_expect(eq(int, fmt_cursor_take(&c, &f, 100, 12, &err), -EUCLEAN), "another length");
+	cr_expect_eq(fmt_cursor_take(&c, &f, 100, 12, &err), -EUCLEAN, "another length");
 	f.length = 4 << 12;
-	cr_expect(eq(int, fmt_cursor_take(&c, &f, 100, 12, &err), 0));
+	cr_expect_eq(fmt_cursor_take(&c, &f, 100, 12, &err), 0);
 	f.disk = 1;
 	f.seq = 2;
 	f.start = 0;
-	cr_expect(eq(int, fmt_cursor_take(&c, &f, 100, 12, &err), 0), "the next disk");
+	cr_expect_eq(fmt_cursor_take(&c, &f, 100, 12, &err), 0, "the next disk");
 	f.disk = 0;
 	f.seq = 3;
-	cr_expect(eq(int, fmt_cursor_take(&c, &f, 100, 12, &err), -EUCLEAN), "a disk again");
+	cr_expect_eq(fmt_cursor_take(&c, &f, 100, 12, &err), -EUCLEAN, "a disk again");
 }
 
 /* ST-4 */
@@ -114,14 +113,13 @@ Test(format_stream, what_is_deflated_is_inflated_exactly)
 	for (unsigned k = 0; k < 65536; k++)
 		src[k] = (uint8_t)(k / 100);
 	n = fmt_deflate(d, src, 65536, packed);
-	cr_assert(gt(u32, n, 0));
-	cr_assert(eq(int, fmt_inflate(i, packed, n, out, 65536), 0));
-	cr_expect(eq(int, memcmp(src, out, 65536), 0));
-	cr_expect(eq(int, fmt_inflate(i, packed, n - 1, out, 65536), -EUCLEAN), "cut short");
-	cr_expect(eq(int, fmt_inflate(i, packed, n, out, 65535), -EUCLEAN),
-		  "more than there is room");
+	cr_assert_gt(n, 0);
+	cr_assert_eq(fmt_inflate(i, packed, n, out, 65536), 0);
+	cr_expect_eq(memcmp(src, out, 65536), 0);
+	cr_expect_eq(fmt_inflate(i, packed, n - 1, out, 65536), -EUCLEAN, "cut short");
+	cr_expect_eq(fmt_inflate(i, packed, n, out, 65535), -EUCLEAN, "more than there is room");
 	packed[n] = 0;
-	cr_expect(eq(int, fmt_inflate(i, packed, n + 1, out, 65536), -EUCLEAN), "something behind");
+	cr_expect_eq(fmt_inflate(i, packed, n + 1, out, 65536), -EUCLEAN, "something behind");
 	fmt_deflater_destroy(d);
 	fmt_inflater_destroy(i);
 	free(src);
@@ -157,7 +155,7 @@ static struct fmt_manifest a_manifest(struct fmt_manifest_vm *vms, struct fmt_ma
 		disks[i].position = i;
 		disks[i].full = true;
 	}
-	cr_assert(eq(int, fmt_manifest_state(&m.snapshot, disks, 2, m.state), 0));
+	cr_assert_eq(fmt_manifest_state(&m.snapshot, disks, 2, m.state), 0);
 	return m;
 }
 
@@ -170,13 +168,13 @@ Test(format_stream, manifest_comes_back)
 	char *text;
 	size_t len;
 
-	cr_assert(eq(int, fmt_manifest_encode(&m, &text, &len), 0));
-	cr_assert(eq(int, fmt_manifest_decode(text, len, &got, &err), 0), "%s", err.text);
-	cr_expect(eq(u32, got.disk_count, 2));
-	cr_expect(eq(str, got.disks[1].name, "data"));
-	cr_expect(eq(int, got.has_base, 0));
+	cr_assert_eq(fmt_manifest_encode(&m, &text, &len), 0);
+	cr_assert_eq(fmt_manifest_decode(text, len, &got, &err), 0, "%s", err.text);
+	cr_expect_eq(got.disk_count, 2);
+	cr_expect_str_eq(got.disks[1].name, "data");
+	cr_expect_eq(got.has_base, 0);
 	fmt_manifest_fini(&got);
-	cr_expect(lt(int, fmt_manifest_decode(text, len - 1, &got, &err), 0), "cut short");
+	cr_expect_lt(fmt_manifest_decode(text, len - 1, &got, &err), 0, "cut short");
 	free(text);
 }
 
@@ -188,15 +186,15 @@ static void refused(const char *from, const char *to)
 	char *text, *changed, *at;
 	size_t len;
 
-	cr_assert(eq(int, fmt_manifest_encode(&m, &text, &len), 0));
+	cr_assert_eq(fmt_manifest_encode(&m, &text, &len), 0);
 	changed = calloc(1, len + 4096);
 	at = strstr(text, from);
-	cr_assert(ne(ptr, at, NULL), "%s", from);
+	cr_assert_neq(at, NULL, "%s", from);
 	memcpy(changed, text, (size_t)(at - text));
 	strcat(changed, to);
 	strcat(changed, at + strlen(from));
-	cr_expect(lt(int, fmt_manifest_decode(changed, strlen(changed), &got, &err), 0),
-		  "%s for %s is taken", to, from);
+	cr_expect_lt(fmt_manifest_decode(changed, strlen(changed), &got, &err), 0,
+		     "%s for %s is taken", to, from);
 	free(text);
 	free(changed);
 }
