@@ -275,11 +275,10 @@ static void import_files_with_faults(uint32_t op, int error, const char *path)
 		r = import_files(images, NULL);
 		eng_fault_clear(fault);
 		if (r < 0) {
-			cr_expect(eq(int, r, error), "skip %llu: %s", (unsigned long long)skip,
-				  err.text);
-			cr_expect(not(has("s2")), "half of it is there");
-			cr_expect(eq(uint, count_files(store->layers_dir), files),
-				  "files are left after %llu", (unsigned long long)skip);
+			cr_expect_eq(r, error, "skip %llu: %s", (unsigned long long)skip, err.text);
+			cr_expect_not(has("s2"), "half of it is there");
+			cr_expect_eq(count_files(store->layers_dir), files,
+				     "files are left after %llu", (unsigned long long)skip);
 		} else {
 			must(skip > 0);
 		}
@@ -318,9 +317,9 @@ Test(engine_transfer, import_of_files_is_cancelled)
 	open_store();
 	files = count_files(store->layers_dir);
 	must(eng_progress_cancel(&progress));
-	cr_expect(eq(int, import_files(out_dir, &progress), -ECANCELED), "%s", err.text);
-	cr_expect(eq(uint, count_files(store->layers_dir), files));
-	cr_expect(not(has("s1")));
+	cr_expect_eq(import_files(out_dir, &progress), -ECANCELED, "%s", err.text);
+	cr_expect_eq(count_files(store->layers_dir), files);
+	cr_expect_not(has("s1"));
 	must(import_files(out_dir, NULL) == 0);
 	must(view_holds("s1", 0, 1, 0, 65536));
 	close_store();

@@ -3,7 +3,6 @@
  * format_content.c - the checksum of an exported file's content (spec/stream.md MF-5).
  */
 #include <criterion/criterion.h>
-#include <criterion/new/assert.h>
 #include <string.h>
 
 #include "format/content.h"
@@ -57,17 +56,17 @@ Test(format_content, every_byte_and_its_place_count)
 	was = whole();
 	for (size_t i = 0; i < sizeof(bytes); i += 97) {
 		bytes[i] ^= 1;
-		cr_assert(not(same(whole(), was)), "byte %zu", i);
+		cr_assert_not(same(whole(), was), "byte %zu", i);
 		bytes[i] ^= 1;
 	}
 	cr_assert(same(whole(), was));
 	fmt_content_add(&c, bytes, sizeof(bytes), 0);
-	cr_expect(not(same(c, was)), "moved");
+	cr_expect_not(same(c, was), "moved");
 	memcpy(bytes + FMT_SECTOR, bytes, FMT_SECTOR);
 	c = whole();
 	memcpy(bytes, bytes + 2 * FMT_SECTOR, FMT_SECTOR);
 	memcpy(bytes + 2 * FMT_SECTOR, bytes + FMT_SECTOR, FMT_SECTOR);
-	cr_expect(not(same(whole(), c)), "two that changed places");
+	cr_expect_not(same(whole(), c), "two that changed places");
 }
 
 /* MF-5: the bytes are fixed; another sum makes every export that is out there one that was changed. */
