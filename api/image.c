@@ -304,19 +304,17 @@ static int compare_images(struct eng_io *io, struct eng_image *a, struct eng_ima
 			  struct vmimg_comparison *ret)
 {
 	struct eng_source source_a = eng_image_source(a), source_b = eng_image_source(b);
-	struct eng_pace pace = {
-		.io = io,
-		.path = "compare",
+	struct eng_progress progress = {
 		.rate = how->rate_limit,
-		.progress = how->progress,
-		.arg = how->arg,
+		.watch = how->progress,
+		.watch_arg = how->arg,
 	};
 	struct eng_comparison result = {.first_difference = UINT64_MAX};
 	bool sizes = source_a.size == source_b.size;
 	int r = 0;
 
 	if (sizes || !how->strict)
-		r = eng_compare(io, &source_a, &source_b, &pace, why, &result);
+		r = eng_compare(io, &source_a, &source_b, &progress, why, &result);
 	if (r == 0)
 		*ret = (struct vmimg_comparison){
 			.same = result.same,

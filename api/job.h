@@ -10,7 +10,7 @@
 #define API_JOB_H
 
 #include "api/service.h"
-#include "engine/store/progress.h"
+#include "engine/io/progress.h"
 
 /* What a job does (work.h). */
 struct api_work {

@@ -6,7 +6,7 @@
 #ifndef ENGINE_FOLD_H
 #define ENGINE_FOLD_H
 
-#include "engine/store/progress.h"
+#include "engine/io/progress.h"
 #include "engine/store/store.h"
 
 struct eng_folder;

@@ -7,7 +7,7 @@
 #define ENGINE_FOLD_BUILD_H
 
 #include "engine/layer/layer.h"
-#include "engine/store/progress.h"
+#include "engine/io/progress.h"
 
 struct eng_fold_build {
 	struct eng_io *io;

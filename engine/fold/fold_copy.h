@@ -8,7 +8,7 @@
 #define ENGINE_FOLD_COPY_H
 
 #include "engine/layer/layer.h"
-#include "engine/store/progress.h"
+#include "engine/io/progress.h"
 
 struct eng_fold_copy {
 	struct eng_io *io;

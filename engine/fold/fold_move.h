@@ -9,7 +9,7 @@
 
 #include "engine/layer/index.h"
 #include "engine/layer/layer.h"
-#include "engine/store/progress.h"
+#include "engine/io/progress.h"
 
 /* A block to be moved. */
 struct eng_fold_item {

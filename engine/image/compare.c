@@ -19,6 +19,7 @@
 #define MEM_ALIGN 4096u
 #define SAME      UINT64_MAX
 #define DIFFER    1 /* ends the line */
+#define WHAT      "compare"
 
 /* One side and the extent that was asked for last. */
 struct side {
@@ -38,7 +39,8 @@ struct range {
 struct compare {
 	struct side side[2];
 	uint64_t size; /* the longer one's */
-	struct eng_pace *pace;
+	struct eng_io *io;
+	struct eng_progress *progress;
 	struct eng_line *line;
 	struct range *ranges;
 	unsigned slots;
@@ -142,7 +144,6 @@ static int feed(struct compare *c, uint64_t at, uint64_t end, bool read_a, bool 
 	range->len = (size_t)(end - at);
 	range->read[0] = read_a;
 	range->read[1] = read_b;
-	c->pace->moved += end - at;
 	eng_line_feed(c->line);
 	return 0;
 }
@@ -151,7 +152,7 @@ static int feed_all(struct compare *c, struct fmt_error *err)
 {
 	struct side *a = &c->side[0], *b = &c->side[1];
 	uint64_t at = 0, end;
-	int r = eng_pace(c->pace, 0, err);
+	int r = eng_progress_pass(c->progress, c->io, 0, WHAT, err);
 
 	for (; r == 0 && at < c->size; at = end) {
 		bool read_a, read_b;
@@ -172,12 +173,14 @@ static int feed_all(struct compare *c, struct fmt_error *err)
 			read_a = read_b = true;
 		}
 		limit = (at / CHUNK + 1) * CHUNK;
-		if (read_a || read_b) {
-			end = end < limit ? end : limit;
-			r = feed(c, at, end, read_a, read_b);
+		if (!read_a && !read_b) {
+			r = eng_progress_pass(c->progress, c->io, end - at, WHAT, err);
+			continue;
 		}
+		end = end < limit ? end : limit;
+		r = feed(c, at, end, read_a, read_b);
 		if (r == 0)
-			r = eng_pace(c->pace, end, err);
+			r = eng_progress_pace(c->progress, c->io, end - at, WHAT, err);
 	}
 	return r;
 }
@@ -219,19 +222,20 @@ static int run(struct compare *c, struct fmt_error *err)
 }
 
 int eng_compare(struct eng_io *io, const struct eng_source *a, const struct eng_source *b,
-		struct eng_pace *pace, struct fmt_error *err, struct eng_comparison *ret)
+		struct eng_progress *progress, struct fmt_error *err, struct eng_comparison *ret)
 {
 	unsigned threads = eng_line_threads(io);
 	struct compare c = {
 		.side = {{.source = a}, {.source = b}},
 		.size = a->size > b->size ? a->size : b->size,
-		.pace = pace,
+		.io = io,
+		.progress = progress,
 		.slots = ENG_LINE_SLOTS * threads,
 		.differs = SAME,
 	};
 	int r = make_ranges(&c);
 
-	pace->total = c.size;
+	eng_progress_start(progress, c.size);
 	if (r == 0)
 		r = eng_line_create(io, threads, c.slots, &steps, &c, &c.line);
 	if (r < 0)

@@ -3,8 +3,8 @@
 #ifndef ENGINE_COMPARE_H
 #define ENGINE_COMPARE_H
 
-#include "engine/io/pace.h"
 #include "engine/image/source.h"
+#include "engine/io/progress.h"
 
 struct eng_comparison {
 	bool same;
@@ -13,10 +13,10 @@ struct eng_comparison {
 
 /*
  * Reads what either side calls data; what both call zeros or holes is passed over. Beyond the shorter
- * one's end the longer one must hold zeros. @pace counts the bytes read, and its total is set. The
- * calling thread asks for extents and calls pace->progress.
+ * one's end the longer one must hold zeros. The limit counts the longer side's bytes that are read. The
+ * calling thread asks for extents and tells the progress, whose total is set.
  */
 int eng_compare(struct eng_io *io, const struct eng_source *a, const struct eng_source *b,
-		struct eng_pace *pace, struct fmt_error *err, struct eng_comparison *ret);
+		struct eng_progress *progress, struct fmt_error *err, struct eng_comparison *ret);
 
 #endif

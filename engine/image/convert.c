@@ -10,156 +10,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/image/copy.h"
 #include "engine/image/image_impl.h"
 #include "engine/layer/index.h"
-#include "engine/io/line.h"
 #include "engine/image/qcow2_write.h"
-
-#define CHUNK (512u << 10) /* bytes read at once */
-#define PIECE (64u << 10)  /* zeros are left out in this unit */
-
-struct chunk {
-	uint64_t at;
-	size_t len;
-	uint8_t *buf;
-};
 
 struct copy {
 	struct eng_io *io;
 	const struct eng_convert *how;
+	const char *name;
 	char *path; /* of the new file until it is whole */
 	struct eng_image *src, *dst;
 	struct eng_source source;
-	uint64_t size;
-	struct eng_line *line;
-	struct chunk *chunks; /* by slot of the line */
-	unsigned slots;
-	struct eng_pace pace;
+	struct eng_progress progress;
 	struct fmt_error *err;
 };
-
-/* --- the copy: the line's steps --- */
-
-static bool is_zero(const uint8_t *p, size_t len)
-{
-	return p[0] == 0 && !memcmp(p, p + 1, len - 1);
-}
-
-static int read_chunk(void *arg, unsigned slot, struct fmt_error *err)
-{
-	struct copy *c = arg;
-	struct chunk *k = &c->chunks[slot];
-
-	return c->source.read(c->source.arg, k->buf, k->len, k->at, err);
-}
-
-/* Writes what is not zero. */
-static int write_chunk(void *arg, unsigned slot, struct fmt_error *err)
-{
-	struct copy *c = arg;
-	const struct chunk *k = &c->chunks[slot];
-	size_t from = 0, next;
-	int r = 0;
-
-	for (size_t p = 0; p < k->len && r == 0; p = next) {
-		next = PIECE - (k->at + p) % PIECE;
-		next = k->len - p < next ? k->len : p + next;
-		if (is_zero(k->buf + p, next - p)) {
-			if (p > from)
-				r = eng_image_write(c->dst, k->buf + from, p - from, k->at + from,
-						    err);
-			from = next;
-		}
-	}
-	if (r == 0 && k->len > from)
-		r = eng_image_write(c->dst, k->buf + from, k->len - from, k->at + from, err);
-	return r;
-}
-
-/* A raw file is written in any order; a vmo in the disk's, which is how it is read best. */
-static const struct eng_line_steps raw_steps = {.work = read_chunk, .finish = write_chunk};
-static const struct eng_line_steps vmo_steps = {.work = read_chunk, .commit = write_chunk};
-
-/* --- the copy: what is fed --- */
-
-static int feed(struct copy *c, uint64_t at, size_t len)
-{
-	unsigned slot = 0;
-	int r = eng_line_take(c->line, &slot);
-
-	if (r < 0)
-		return r;
-	c->chunks[slot].at = at;
-	c->chunks[slot].len = len;
-	eng_line_feed(c->line);
-	c->pace.moved += len;
-	return eng_pace(&c->pace, at + len, c->err);
-}
-
-static int feed_extent(struct copy *c, const struct eng_extent *e)
-{
-	uint64_t at = e->start, end = e->start + e->length, step;
-	int r = 0;
-
-	if (e->state != ENG_EXTENT_DATA)
-		return eng_pace(&c->pace, end, c->err);
-	for (; r == 0 && at < end; at += step) {
-		step = CHUNK - at % CHUNK;
-		step = step < end - at ? step : end - at;
-		r = feed(c, at, step);
-	}
-	return r;
-}
-
-static int feed_all(struct copy *c)
-{
-	struct eng_extent e;
-	uint64_t at = 0;
-	int r = eng_pace(&c->pace, 0, c->err);
-
-	while (r == 0 && at < c->size) {
-		r = c->source.extent(c->source.arg, at, &e, c->err);
-		if (r == 0)
-			r = feed_extent(c, &e);
-		at += e.length;
-	}
-	return r;
-}
-
-static int make_chunks(struct copy *c)
-{
-	c->chunks = calloc(c->slots, sizeof(*c->chunks));
-	for (unsigned i = 0; c->chunks && i < c->slots; i++) {
-		c->chunks[i].buf = malloc(CHUNK);
-		if (!c->chunks[i].buf)
-			return -ENOMEM;
-	}
-	return c->chunks ? 0 : -ENOMEM;
-}
-
-static int copy_all(struct copy *c, const struct eng_line_steps *steps)
-{
-	unsigned threads = eng_line_threads(c->io);
-	struct fmt_error why = {""};
-	int r, ended;
-
-	c->slots = ENG_LINE_SLOTS * threads;
-	r = make_chunks(c);
-	if (r == 0)
-		r = eng_line_create(c->io, threads, c->slots, steps, c, &c->line);
-	if (r < 0) {
-		fmt_fail(c->err, r, "%s: cannot begin: %s", c->path, strerror(-r));
-	} else {
-		r = feed_all(c);
-		ended = eng_line_end(c->line, &why);
-		if (ended < 0 && r != -ECANCELED)
-			r = fmt_fail(c->err, ended, "%s", why.text);
-	}
-	for (unsigned i = 0; c->chunks && i < c->slots; i++)
-		free(c->chunks[i].buf);
-	free(c->chunks);
-	return r;
-}
 
 /* --- the new file --- */
 
@@ -178,9 +43,7 @@ static int ignore_run(void *arg, const struct fmt_run *run)
 
 static bool asks_to_stop(void *arg)
 {
-	struct copy *c = arg;
-
-	return c->how->progress && c->how->progress(c->how->arg, c->size, c->size);
+	return eng_progress_stop(arg);
 }
 
 /* The whole disk is in one layer, flushed: nothing will be written to it any more. */
@@ -197,30 +60,47 @@ static int seal(struct copy *c)
 		r = eng_layer_update(layer, freeze, &layer->log.seq, c->err);
 	if (r == 0) {
 		atomic_store(&layer->harden, ENG_HARDEN_DONE);
-		r = eng_layer_seal(layer, no_parent, c->how->rate_limit, asks_to_stop, c, c->err);
+		r = eng_layer_seal(layer, no_parent, c->how->rate_limit, asks_to_stop, &c->progress,
+				   c->err);
 	}
 	eng_layer_put(layer);
 	return r;
 }
 
+static int write_image(void *arg, const void *buf, size_t len, uint64_t offset,
+		       struct fmt_error *err)
+{
+	return eng_image_write(arg, buf, len, offset, err);
+}
+
+/* A raw file is written in any order; a vmo in the disk's, which is how it is read best. */
 static int fill(struct copy *c, const char *format)
 {
+	struct eng_copy how = {
+		.io = c->io,
+		.source = &c->source,
+		.name = c->name,
+		.write = write_image,
+		.in_order = !strcmp(format, "vmo"),
+		.progress = &c->progress,
+	};
 	int r = eng_image_open_as(c->io, c->path, format, NULL, true, c->err, &c->dst);
 
 	if (r < 0)
 		return r;
-	r = copy_all(c, strcmp(format, "vmo") ? &raw_steps : &vmo_steps);
+	how.arg = c->dst;
+	r = eng_copy(&how, c->err);
 	if (r == 0)
 		r = eng_image_flush(c->dst, c->err);
 	eng_image_close(c->dst);
-	return r == 0 && !strcmp(format, "vmo") ? seal(c) : r;
+	return r == 0 && how.in_order ? seal(c) : r;
 }
 
 static int make(struct copy *c, const char *format)
 {
 	bool vmo = !strcmp(format, "vmo");
 	int r = eng_image_create(c->io, c->path, format, NULL,
-				 vmo ? (c->size + 511) / 512 * 512 : c->size, c->err);
+				 vmo ? (c->source.size + 511) / 512 * 512 : c->source.size, c->err);
 
 	if (r < 0)
 		return r;
@@ -236,11 +116,12 @@ static int make_qcow2(struct copy *c)
 {
 	struct eng_qcow2_target target = {
 		.path = c->path,
+		.name = c->name,
 		.cluster_bits = c->how->cluster_bits,
 		.compress = c->how->compress,
 	};
 
-	return eng_qcow2_write(c->io, &target, &c->source, &c->pace, c->err);
+	return eng_qcow2_write(c->io, &target, &c->source, &c->progress, c->err, NULL);
 }
 
 /* --- all of it --- */
@@ -295,11 +176,8 @@ int eng_image_convert(struct eng_io *io, const char *src, const char *dst,
 	struct copy c = {
 		.io = io,
 		.how = how,
-		.pace = {.io = io,
-			 .path = dst,
-			 .rate = how->rate_limit,
-			 .progress = how->progress,
-			 .arg = how->arg},
+		.name = dst,
+		.progress = {.rate = how->rate_limit, .watch = how->progress, .watch_arg = how->arg},
 		.err = err,
 	};
 	int r;
@@ -310,7 +188,7 @@ int eng_image_convert(struct eng_io *io, const char *src, const char *dst,
 	if (r < 0)
 		return r;
 	c.source = eng_image_source(c.src);
-	c.size = c.pace.total = c.source.size;
+	eng_progress_start(&c.progress, c.source.size);
 	r = convert(&c, dst, how->dst_format ? how->dst_format : "raw");
 	if (r < 0 && err && !err->text[0])
 		fmt_fail(err, r, "%s: cannot copy %s: %s", dst, src, strerror(-r));

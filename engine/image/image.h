@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 #include "engine/io/io.h"
-#include "engine/io/pace.h"
+#include "engine/io/progress.h"
 #include "engine/disk/queue.h"
 #include "format/error.h"
 #include "format/uuid.h"
@@ -60,12 +60,12 @@ int eng_image_info(struct eng_io *io, const char *path, const char *base_dir, bo
 		   struct fmt_error *err);
 
 struct eng_convert {
-	const char *src_format; /* "raw", "qcow2", "vmo"; NULL: probed */
-	const char *dst_format; /* the same; NULL: raw */
-	bool compress;          /* qcow2: deflated clusters */
-	uint32_t cluster_bits;  /* qcow2: 9..21; 0: 16 */
-	uint64_t rate_limit;    /* bytes a second, 0 none */
-	eng_progress *progress; /* or NULL; returns other than 0 to cancel: -ECANCELED */
+	const char *src_format;       /* "raw", "qcow2", "vmo"; NULL: probed */
+	const char *dst_format;       /* the same; NULL: raw */
+	bool compress;                /* qcow2: deflated clusters */
+	uint32_t cluster_bits;        /* qcow2: 9..21; 0: 16 */
+	uint64_t rate_limit;          /* bytes a second, 0 none */
+	eng_progress_watch *progress; /* or NULL, on the calling thread */
 	void *arg;
 };
 /*

@@ -13,6 +13,7 @@
 
 #include "engine/io/line.h"
 #include "engine/image/qcow2_file.h"
+#include "format/zero.h"
 
 #define CHUNK     (512u << 10) /* bytes; a cluster, where that is more */
 #define COARSE    (128u << 10) /* data shorter than that is not told from what follows it */
@@ -44,10 +45,11 @@ struct chunk {
 struct writer {
 	struct eng_io *io;
 	const struct eng_source *source;
-	struct eng_pace *pace;
+	struct eng_progress *progress;
+	uint64_t read; /* bytes of the disk */
 	struct eng_qcow2_file *file;
 	struct eng_line *line;
-	const char *path;
+	const char *name;
 	uint32_t cluster;  /* bytes */
 	uint64_t clusters; /* of the disk */
 	uint64_t chunk;    /* clusters */
@@ -58,11 +60,6 @@ struct writer {
 
 /* --- the line's steps --- */
 
-static bool is_zero(const uint8_t *p, size_t len)
-{
-	return p[0] == 0 && !memcmp(p, p + 1, len - 1);
-}
-
 /* Q2W-6, Q2W-7 */
 static void prepare_cluster(struct writer *w, struct chunk *c, uint64_t i, uint32_t *packed)
 {
@@ -70,7 +67,7 @@ static void prepare_cluster(struct writer *w, struct chunk *c, uint64_t i, uint3
 	struct piece *p = &c->pieces[i];
 
 	*p = (struct piece){.kind = DATA, .from = *packed};
-	if (is_zero(data, w->cluster)) {
+	if (fmt_is_zero(data, w->cluster)) {
 		p->kind = w->backing ? ZERO : NOTHING;
 		return;
 	}
@@ -190,6 +187,14 @@ static int feed(struct writer *w, uint64_t first, uint64_t count, bool zero)
 	return 0;
 }
 
+/* Of @count clusters, in bytes of the disk: the last one may go beyond its end. */
+static uint64_t bytes_of(const struct writer *w, uint64_t first, uint64_t count)
+{
+	uint64_t start = first * w->cluster, rest = w->source->size - start;
+
+	return count * w->cluster < rest ? count * w->cluster : rest;
+}
+
 static int feed_data(struct writer *w, uint64_t first, uint64_t end, struct fmt_error *err)
 {
 	uint64_t count, bytes;
@@ -198,12 +203,11 @@ static int feed_data(struct writer *w, uint64_t first, uint64_t end, struct fmt_
 	for (; r == 0 && first < end; first += count) {
 		count = w->chunk - first % w->chunk;
 		count = end - first < count ? end - first : count;
-		bytes = (first + count) * w->cluster;
+		bytes = bytes_of(w, first, count);
 		r = feed(w, first, count, false);
-		w->pace->moved += count * w->cluster;
 		if (r == 0)
-			r = eng_pace(w->pace, bytes < w->source->size ? bytes : w->source->size,
-				     err);
+			r = eng_progress_pace(w->progress, w->io, bytes, w->name, err);
+		w->read += bytes;
 	}
 	return r;
 }
@@ -237,9 +241,9 @@ static int classify(struct writer *w, uint64_t first, struct fmt_error *err, uin
 
 static int feed_all(struct writer *w, struct fmt_error *err)
 {
-	uint64_t at = 0, end = 0, bytes;
+	uint64_t at = 0, end = 0;
 	uint8_t state;
-	int r = eng_pace(w->pace, 0, err);
+	int r = eng_progress_pass(w->progress, w->io, 0, w->name, err);
 
 	for (; r == 0 && at < w->clusters; at = end) {
 		r = classify(w, at, err, &end, &state);
@@ -251,10 +255,9 @@ static int feed_all(struct writer *w, struct fmt_error *err)
 		}
 		if (state == ENG_EXTENT_ZERO && w->backing)
 			r = feed(w, at, end - at, true);
-		bytes = end * w->cluster;
 		if (r == 0)
-			r = eng_pace(w->pace, bytes < w->source->size ? bytes : w->source->size,
-				     err);
+			r = eng_progress_pass(w->progress, w->io, bytes_of(w, at, end - at),
+					      w->name, err);
 	}
 	return r;
 }
@@ -310,7 +313,8 @@ static int fill(struct writer *w, struct fmt_error *err)
 }
 
 int eng_qcow2_write(struct eng_io *io, const struct eng_qcow2_target *target,
-		    const struct eng_source *source, struct eng_pace *pace, struct fmt_error *err)
+		    const struct eng_source *source, struct eng_progress *progress,
+		    struct fmt_error *err, uint64_t *read)
 {
 	unsigned threads = eng_line_threads(io);
 	struct fmt_qcow2_new new = {
@@ -323,8 +327,8 @@ int eng_qcow2_write(struct eng_io *io, const struct eng_qcow2_target *target,
 	struct writer w = {
 		.io = io,
 		.source = source,
-		.pace = pace,
-		.path = target->path,
+		.progress = progress,
+		.name = target->name ? target->name : target->path,
 		.compress = target->compress,
 		.backing = target->backing,
 		.slots = ENG_LINE_SLOTS * threads,
@@ -336,7 +340,6 @@ int eng_qcow2_write(struct eng_io *io, const struct eng_qcow2_target *target,
 	w.cluster = UINT32_C(1) << new.cluster_bits;
 	w.clusters = (source->size + w.cluster - 1) / w.cluster;
 	w.chunk = CHUNK > w.cluster ? CHUNK / w.cluster : 1;
-	pace->total = source->size;
 	r = eng_qcow2_file_create(io, target->path, &new, w.compress, err, &w.file);
 	if (r < 0)
 		return r;
@@ -344,12 +347,14 @@ int eng_qcow2_write(struct eng_io *io, const struct eng_qcow2_target *target,
 	if (r == 0)
 		r = eng_line_create(io, threads, w.slots, &steps, &w, &w.line);
 	if (r < 0)
-		fmt_fail(err, r, "%s: cannot begin: %s", target->path, strerror(-r));
+		fmt_fail(err, r, "%s: cannot begin: %s", w.name, strerror(-r));
 	else
 		r = fill(&w, err);
 	free_chunks(&w);
 	eng_qcow2_file_close(w.file);
 	if (r < 0)
 		eng_io_unlink(io, target->path);
+	else if (read)
+		*read = w.read;
 	return r;
 }

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "engine/layer/layer.h"
+#include "format/zero.h"
 
 static uint64_t round_up(uint64_t v, uint64_t to)
 {
@@ -99,11 +100,6 @@ static int replay_runs(struct replay *rp, const struct fmt_record *rec)
 	return r;
 }
 
-static bool is_zero(const uint8_t *p, uint32_t len)
-{
-	return p[0] == 0 && memcmp(p, p + 1, len - 1) == 0;
-}
-
 /*
  * ML-8: nothing valid may follow the first hole; else the hole is rot, not a torn tail (T13). Nor may
  * anything be in the last granule: only a LINK goes there, whose one sector is written whole or not.
@@ -119,7 +115,7 @@ static int replay_check_tail(struct replay *rp, bool *dirty)
 	for (; at < rp->log.segment_len; at += granule) {
 		const uint8_t *p = rp->buf + at;
 		uint64_t left = rp->log.segment_len - at;
-		bool zero = is_zero(p, granule);
+		bool zero = fmt_is_zero(p, granule);
 
 		*dirty = *dirty || !zero;
 		if (!zero && left == granule)

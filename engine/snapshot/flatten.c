@@ -14,13 +14,13 @@
 #include <string.h>
 
 #include "engine/fold/fold.h"
+#include "engine/image/copy.h"
 #include "engine/store/garbage.h"
 #include "engine/store/users.h"
 #include "engine/store/view.h"
 
 #define PIECES   8u
 #define PIECE    (128u << 10) /* bytes read at once; PIECES in flight */
-#define UNIT     (64u << 10)  /* zeros are left out in this unit */
 #define EXTENTS  512u
 #define NAP_NS   1000000ull
 #define RETRY_NS 100000000ull
@@ -119,30 +119,14 @@ static int make_header(struct flatten *f)
 
 /* --- the copy --- */
 
-static bool is_zero(const uint8_t *p, size_t len)
+static int write_part(void *arg, const void *buf, size_t len, uint64_t offset,
+		      struct fmt_error *err)
 {
-	return !*p && !memcmp(p, p + 1, len - 1);
-}
+	struct flatten *f = arg;
+	int r = eng_io_pwrite(f->store->io, f->file, buf, len, offset);
 
-/* What is not zeros; neighbours together. */
-static int write_data(struct flatten *f, const uint8_t *buf, size_t len, uint64_t offset)
-{
-	size_t at = 0;
-	int r = 0;
-
-	while (r == 0 && at < len) {
-		size_t n = 0;
-
-		while (at + n < len &&
-		       !is_zero(buf + at + n, len - at - n < UNIT ? len - at - n : UNIT))
-			n += len - at - n < UNIT ? len - at - n : UNIT;
-		if (n) {
-			r = eng_io_pwrite(f->store->io, f->file, buf + at, n, offset + at);
-			f->copied += n;
-		}
-		at += n ? n : len - at < UNIT ? len - at : UNIT;
-	}
-	return r < 0 ? fmt_fail(f->err, r, "%s: cannot write: %s", f->data, strerror(-r)) : 0;
+	f->copied += len;
+	return r < 0 ? fmt_fail(err, r, "%s: cannot write: %s", f->data, strerror(-r)) : 0;
 }
 
 static int copy_extent(struct flatten *f, uint64_t offset, uint64_t length)
@@ -163,7 +147,8 @@ static int copy_extent(struct flatten *f, uint64_t offset, uint64_t length)
 		}
 		r = eng_view_read(f->view, f->number, pieces, n, f->err);
 		for (unsigned i = 0; r == 0 && i < n; i++)
-			r = write_data(f, pieces[i].buf, pieces[i].len, pieces[i].offset);
+			r = eng_copy_nonzero(pieces[i].buf, pieces[i].len, pieces[i].offset,
+					     write_part, f, f->err);
 		if (r == 0)
 			r = eng_progress_pace(f->progress, f->store->io, batch, f->disk.vm_name,
 					      f->err);

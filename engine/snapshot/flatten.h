@@ -6,7 +6,7 @@
 #ifndef ENGINE_FLATTEN_H
 #define ENGINE_FLATTEN_H
 
-#include "engine/store/progress.h"
+#include "engine/io/progress.h"
 #include "engine/store/store.h"
 
 /* Bytes of the disk that a flatten looks at, for the progress of several; 0: it stands on no other's. */

@@ -10,7 +10,6 @@
 #define ENGINE_VIEW_H
 
 #include "engine/disk/queue.h"
-#include "engine/image/source.h"
 #include "engine/store/store.h"
 
 struct eng_view;

@@ -6,7 +6,7 @@
 #ifndef ENGINE_EXPORT_H
 #define ENGINE_EXPORT_H
 
-#include "engine/store/progress.h"
+#include "engine/io/progress.h"
 #include "engine/store/store.h"
 #include "format/manifest.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * export_files.c - a disk of a snapshot as a raw or qcow2 file (EX-3, EX-4). A raw file is written in any
- * order by the threads of an assembly line, and only where there is something; qcow2 is Q2W's.
+ * export_files.c - a disk of a snapshot as a raw or qcow2 file (EX-3, EX-4). A raw file is written only
+ * where there is something (copy.h); qcow2 is Q2W's.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -9,13 +9,10 @@
 #include <string.h>
 
 #include "engine/transfer/export_impl.h"
-#include "engine/io/line.h"
-#include "engine/io/pace.h"
+#include "engine/image/copy.h"
 #include "engine/image/qcow2_write.h"
 #include "format/content.h"
 
-#define CHUNK   (512u << 10) /* bytes read at once */
-#define PIECE   (64u << 10)  /* zeros are left out in this unit */
 #define EXTENTS 1024u
 
 /* --- a disk as a source --- */
@@ -27,7 +24,6 @@ struct disk_source {
 	struct eng_disk_extent *extents;
 	int count, next;
 	uint64_t at;             /* where extents[next] begins */
-	uint64_t told;           /* progress */
 	_Atomic uint64_t lo, hi; /* MF-5, of what was read: every piece is, once */
 };
 
@@ -115,185 +111,65 @@ static int source_read(void *arg, void *buf, size_t len, uint64_t offset, struct
 	return r;
 }
 
-static int tell_progress(void *arg, uint64_t done, uint64_t total)
-{
-	struct disk_source *s = arg;
-
-	(void)total;
-	if (done > s->told)
-		eng_progress_add(s->plan->how->progress, done - s->told);
-	s->told = done > s->told ? done : s->told;
-	return eng_progress_stop(s->plan->how->progress);
-}
-
 /* --- raw --- */
 
-struct piece {
-	uint64_t at;
-	size_t len;
-	uint8_t *buf;
-};
-
-struct copy {
+struct raw {
 	struct eng_io *io;
-	struct eng_source source;
 	struct eng_file *file;
 	const char *path;
-	struct eng_line *line;
-	struct piece *pieces; /* by slot of the line */
-	unsigned slots;
-	struct eng_pace *pace;
 	_Atomic uint64_t written;
-	struct fmt_error *err;
 };
 
-static bool is_zero(const uint8_t *p, size_t len)
-{
-	return p[0] == 0 && !memcmp(p, p + 1, len - 1);
-}
-
-static int read_piece(void *arg, unsigned slot, struct fmt_error *err)
-{
-	struct copy *c = arg;
-	struct piece *k = &c->pieces[slot];
-
-	return c->source.read(c->source.arg, k->buf, k->len, k->at, err);
-}
-
-static int write_part(struct copy *c, const struct piece *k, size_t from, size_t to,
+static int write_part(void *arg, const void *buf, size_t len, uint64_t offset,
 		      struct fmt_error *err)
 {
-	int r = eng_io_pwrite(c->io, c->file, k->buf + from, to - from, k->at + from);
+	struct raw *raw = arg;
+	int r = eng_io_pwrite(raw->io, raw->file, buf, len, offset);
 
-	atomic_fetch_add(&c->written, to - from);
-	return r < 0 ? fmt_fail(err, r, "%s: cannot write: %s", c->path, strerror(-r)) : 0;
-}
-
-/* What is not zero. */
-static int write_piece(void *arg, unsigned slot, struct fmt_error *err)
-{
-	struct copy *c = arg;
-	const struct piece *k = &c->pieces[slot];
-	size_t from = 0, next;
-	int r = 0;
-
-	for (size_t p = 0; p < k->len && r == 0; p = next) {
-		next = k->len - p < PIECE ? k->len : p + PIECE;
-		if (is_zero(k->buf + p, next - p)) {
-			if (p > from)
-				r = write_part(c, k, from, p, err);
-			from = next;
-		}
-	}
-	return r == 0 && k->len > from ? write_part(c, k, from, k->len, err) : r;
-}
-
-static const struct eng_line_steps raw_steps = {.work = read_piece, .finish = write_piece};
-
-static int feed_extent(struct copy *c, const struct eng_extent *e)
-{
-	uint64_t at = e->start, end = e->start + e->length, step;
-	int r = 0;
-
-	if (e->state != ENG_EXTENT_DATA)
-		return eng_pace(c->pace, end, c->err);
-	for (; r == 0 && at < end; at += step) {
-		unsigned slot = 0;
-
-		step = CHUNK - at % CHUNK;
-		step = step < end - at ? step : end - at;
-		r = eng_line_take(c->line, &slot);
-		if (r)
-			break;
-		c->pieces[slot].at = at;
-		c->pieces[slot].len = (size_t)step;
-		eng_line_feed(c->line);
-		c->pace->moved += step;
-		r = eng_pace(c->pace, at + step, c->err);
-	}
-	return r;
-}
-
-static int feed_all(struct copy *c)
-{
-	struct eng_extent e;
-	uint64_t at = 0;
-	int r = eng_pace(c->pace, 0, c->err);
-
-	while (r == 0 && at < c->source.size) {
-		r = c->source.extent(c->source.arg, at, &e, c->err);
-		if (r == 0)
-			r = feed_extent(c, &e);
-		at += r == 0 ? e.length : 0;
-	}
-	return r;
-}
-
-static int make_pieces(struct copy *c)
-{
-	c->pieces = calloc(c->slots, sizeof(*c->pieces));
-	for (unsigned i = 0; c->pieces && i < c->slots; i++)
-		if (!(c->pieces[i].buf = malloc(CHUNK)))
-			return -ENOMEM;
-	return c->pieces ? 0 : -ENOMEM;
-}
-
-static int copy_all(struct copy *c)
-{
-	unsigned threads = eng_line_threads(c->io);
-	struct fmt_error why = {""};
-	int r, ended;
-
-	c->slots = ENG_LINE_SLOTS * threads;
-	r = make_pieces(c);
-	if (r == 0)
-		r = eng_line_create(c->io, threads, c->slots, &raw_steps, c, &c->line);
-	if (r < 0) {
-		fmt_fail(c->err, r, "%s: cannot begin: %s", c->path, strerror(-r));
-	} else {
-		r = feed_all(c);
-		ended = eng_line_end(c->line, &why);
-		if (ended < 0 && r != -ECANCELED)
-			r = fmt_fail(c->err, ended, "%s", why.text);
-	}
-	for (unsigned i = 0; c->pieces && i < c->slots; i++)
-		free(c->pieces[i].buf);
-	free(c->pieces);
-	return r;
+	atomic_fetch_add(&raw->written, len);
+	return r < 0 ? fmt_fail(err, r, "%s: cannot write: %s", raw->path, strerror(-r)) : 0;
 }
 
 static int write_raw(struct eng_export_plan *plan, const char *path,
-		     const struct eng_source *source, struct eng_pace *pace, struct fmt_error *err)
+		     const struct eng_source *source, struct fmt_error *err)
 {
 	struct eng_io *io = plan->store->io;
-	struct copy c = {.io = io, .source = *source, .path = path, .pace = pace, .err = err};
-	int r = eng_io_open(io, path, ENG_OPEN_WRITE | ENG_OPEN_CREATE | ENG_OPEN_EXCL, &c.file);
+	struct raw raw = {.io = io, .path = path};
+	struct eng_copy how = {
+		.io = io,
+		.source = source,
+		.name = path,
+		.write = write_part,
+		.arg = &raw,
+		.progress = plan->how->progress,
+	};
+	int r = eng_io_open(io, path, ENG_OPEN_WRITE | ENG_OPEN_CREATE | ENG_OPEN_EXCL, &raw.file);
 
 	if (r < 0)
 		return fmt_fail(err, r, "%s: %s", path, strerror(-r));
-	r = eng_io_truncate(io, c.file, source->size);
+	r = eng_io_truncate(io, raw.file, source->size);
 	if (r < 0)
 		fmt_fail(err, r, "%s: %s", path, strerror(-r));
 	else
-		r = copy_all(&c);
+		r = eng_copy(&how, err);
 	if (r == 0) {
-		r = eng_io_fdatasync(io, c.file);
+		r = eng_io_fdatasync(io, raw.file);
 		if (r < 0)
 			fmt_fail(err, r, "%s: cannot sync: %s", path, strerror(-r));
 	}
-	eng_io_close(io, c.file);
-	plan->written += atomic_load(&c.written);
+	eng_io_close(io, raw.file);
+	plan->written += atomic_load(&raw.written);
 	return r;
 }
 
 /* --- qcow2 --- */
 
 static int write_qcow2(struct eng_export_plan *plan, uint32_t disk, const char *path,
-		       const struct eng_source *source, struct eng_pace *pace,
-		       struct fmt_error *err)
+		       const struct eng_source *source, struct fmt_error *err)
 {
 	struct eng_qcow2_target target = {.path = path, .compress = plan->how->compress};
 	char backing[CAT_NAME_MAX + 16];
+	uint64_t read;
 	int r;
 
 	if (plan->disks[disk].changed) {
@@ -301,15 +177,14 @@ static int write_qcow2(struct eng_export_plan *plan, uint32_t disk, const char *
 		target.backing = backing;
 		target.backing_format = "qcow2";
 	}
-	r = eng_qcow2_write(plan->store->io, &target, source, pace, err);
-	plan->written += pace->moved;
+	r = eng_qcow2_write(plan->store->io, &target, source, plan->how->progress, err, &read);
+	plan->written += r == 0 ? read : 0;
 	return r;
 }
 
 int eng_export_image(struct eng_export_plan *plan, uint32_t disk, const char *path,
 		     struct fmt_error *err)
 {
-	struct eng_progress *p = plan->how->progress;
 	struct disk_source s = {.plan = plan, .disk = disk};
 	struct eng_source source = {
 		.size = plan->m.disks[disk].size,
@@ -317,22 +192,13 @@ int eng_export_image(struct eng_export_plan *plan, uint32_t disk, const char *pa
 		.read = source_read,
 		.arg = &s,
 	};
-	struct eng_pace pace = {
-		.io = plan->store->io,
-		.path = path,
-		.total = source.size,
-		.rate = p ? atomic_load(&p->rate) : 0,
-		.progress = tell_progress,
-		.arg = &s,
-	};
 	int r;
 
 	s.extents = malloc(EXTENTS * sizeof(*s.extents));
 	if (!s.extents)
 		return fmt_fail(err, -ENOMEM, "out of memory");
-	r = plan->how->format == FMT_EXPORT_RAW
-		    ? write_raw(plan, path, &source, &pace, err)
-		    : write_qcow2(plan, disk, path, &source, &pace, err);
+	r = plan->how->format == FMT_EXPORT_RAW ? write_raw(plan, path, &source, err)
+						: write_qcow2(plan, disk, path, &source, err);
 	free(s.extents);
 	if (r < 0)
 		return r;

@@ -13,6 +13,7 @@
 #include "engine/transfer/export_impl.h"
 #include "engine/io/line.h"
 #include "format/layer.h"
+#include "format/zero.h"
 
 #define CHUNK     (512u << 10) /* bytes of blocks */
 #define BLOCKS    (CHUNK >> FMT_BLOCK_BITS_MIN)
@@ -54,11 +55,6 @@ struct writer {
 	struct fmt_digest *digest;
 	uint64_t seq, data_bytes, zero_bytes;
 };
-
-static bool is_zero(const uint8_t *p, size_t len)
-{
-	return p[0] == 0 && !memcmp(p, p + 1, len - 1);
-}
 
 /* --- the line's steps --- */
 
@@ -107,10 +103,10 @@ static void pack_piece(struct writer *w, struct chunk *c, unsigned i)
 	uint32_t blocks = (uint32_t)((c->pieces[i].len + (1u << bits) - 1) >> bits);
 
 	for (uint32_t at = 0; at < blocks; at += count) {
-		bool zero = is_zero(data + ((size_t)at << bits), (size_t)1 << bits);
+		bool zero = fmt_is_zero(data + ((size_t)at << bits), (size_t)1 << bits);
 
 		for (count = 1; at + count < blocks; count++)
-			if (is_zero(data + ((size_t)(at + count) << bits), (size_t)1 << bits) !=
+			if (fmt_is_zero(data + ((size_t)(at + count) << bits), (size_t)1 << bits) !=
 			    zero)
 				break;
 		if (!zero)

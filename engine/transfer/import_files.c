@@ -17,6 +17,7 @@
 #include "engine/transfer/import_impl.h"
 #include "format/content.h"
 #include "format/layer.h"
+#include "format/zero.h"
 
 #define PIECE  (512u << 10)
 #define BLOCKS (PIECE >> FMT_BLOCK_BITS_MIN)
@@ -74,11 +75,6 @@ static int read_image(struct files *f, void *buf, size_t len, uint64_t offset,
 				  f->path, offset + (uint64_t)n);
 }
 
-static bool is_zero(const uint8_t *p, size_t len)
-{
-	return p[0] == 0 && !memcmp(p, p + 1, len - 1);
-}
-
 static int work(void *arg, unsigned slot, struct fmt_error *err)
 {
 	struct files *f = arg;
@@ -103,7 +99,7 @@ static int work(void *arg, unsigned slot, struct fmt_error *err)
 	for (size_t i = 0; i < p->count; i++) {
 		const uint8_t *block = p->data + i * bs;
 
-		p->zeros[i] = is_zero(block, bs);
+		p->zeros[i] = fmt_is_zero(block, bs);
 		if (p->zeros[i])
 			continue;
 		p->csums[p->len / bs] = fmt_block_csum(block, bs);

@@ -6,7 +6,7 @@
 #ifndef ENGINE_VERIFY_H
 #define ENGINE_VERIFY_H
 
-#include "engine/store/progress.h"
+#include "engine/io/progress.h"
 #include "engine/store/store.h"
 #include "engine/transfer/stream_in.h"
 

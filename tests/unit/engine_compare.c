@@ -26,9 +26,8 @@ TestSuite(engine_compare, .init = start, .fini = finish, .timeout = 120);
 static int compare(struct eng_comparison *ret)
 {
 	struct eng_source sa = disk_source(&a), sb = disk_source(&b);
-	struct eng_pace pace = {.io = t.io, .path = "compare"};
 
-	return eng_compare(t.io, &sa, &sb, &pace, &err, ret);
+	return eng_compare(t.io, &sa, &sb, NULL, &err, ret);
 }
 
 static void expect(uint64_t first)
@@ -144,7 +143,7 @@ Test(engine_compare, can_be_cancelled)
 {
 	struct eng_comparison got;
 	struct eng_source sa, sb;
-	struct eng_pace pace = {.io = t.io, .path = "compare", .progress = stop};
+	struct eng_progress progress = {.watch = stop};
 	uint64_t rnd = disk_seed(t.io);
 
 	disk_make(&a, 32u << 20);
@@ -152,6 +151,6 @@ Test(engine_compare, can_be_cancelled)
 	copy(&b, &a);
 	sa = disk_source(&a);
 	sb = disk_source(&b);
-	cr_expect_eq(eng_compare(t.io, &sa, &sb, &pace, &err, &got), -ECANCELED);
+	cr_expect_eq(eng_compare(t.io, &sa, &sb, &progress, &err, &got), -ECANCELED);
 	cr_expect(a.bytes_read < a.size);
 }

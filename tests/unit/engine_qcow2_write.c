@@ -43,9 +43,8 @@ static int write_image(const char *name, uint32_t bits, bool compress, const cha
 		.backing_format = backing ? "raw" : NULL,
 	};
 	struct eng_source source = disk_source(&disk);
-	struct eng_pace pace = {.io = t.io, .path = target.path};
 
-	return eng_qcow2_write(t.io, &target, &source, &pace, &err);
+	return eng_qcow2_write(t.io, &target, &source, NULL, &err, NULL);
 }
 
 static bool have_qemu(void)

@@ -429,6 +429,45 @@ Test(engine_transfer, cancelled_ones_leave_nothing)
 	free(inc.p);
 }
 
+static int lift_the_limit(void *arg, uint64_t done, uint64_t total)
+{
+	struct eng_progress *p = arg;
+
+	(void)total;
+	if (done)
+		atomic_store(&p->rate, 0);
+	return 0;
+}
+
+/* JB-15: a byte a second to begin with, whatever is written */
+Test(engine_transfer, a_new_limit_holds_for_files_too)
+{
+	static const enum fmt_export_format formats[] = {FMT_EXPORT_RAW, FMT_EXPORT_QCOW2};
+
+	scene();
+	for (unsigned i = 0; i < 2; i++) {
+		struct eng_progress progress = {
+			.rate = 1,
+			.watch = lift_the_limit,
+			.watch_arg = &progress,
+		};
+		struct eng_export how = {
+			.collection = "c",
+			.snapshot = "s1",
+			.format = formats[i],
+			.dir = out_dir,
+			.progress = &progress,
+		};
+		struct eng_export_result result;
+
+		must(eng_store_export(store, &how, &err, &result) == 0);
+		cr_expect_eq(atomic_load(&progress.done), atomic_load(&progress.total));
+		strcat(out_dir, "x");
+	}
+	close_store();
+	finish();
+}
+
 /* VF-1, VF-3: every damaged block is found, by disk and offset. */
 Test(engine_transfer, verification_finds_every_damaged_block)
 {

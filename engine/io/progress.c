@@ -2,16 +2,16 @@
 /*
  * progress.c - progress, limit and cancelling of long work. Nothing here takes a lock.
  */
-#include "engine/store/progress.h"
+#include "engine/io/progress.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-#define SLEEP_NS      100000000ull /* a cancel or another limit is seen this soon */
-#define WINDOW_NS     4000000000ull
-#define LOOK_NS       500000000ull
+#define SLEEP_NS  100000000ull /* a cancel or another limit is seen this soon */
+#define WINDOW_NS 4000000000ull
+#define LOOK_NS   500000000ull
 
 enum { OPEN, CANCELLED, DECIDED };
 
@@ -27,12 +27,14 @@ void eng_progress_add(struct eng_progress *p, uint64_t bytes)
 		atomic_fetch_add(&p->done, bytes);
 }
 
-bool eng_progress_stop(const struct eng_progress *p)
+bool eng_progress_stop(struct eng_progress *p)
 {
+	if (p && p->watch && p->watch(p->watch_arg, atomic_load(&p->done), atomic_load(&p->total)))
+		atomic_store(&p->cancel, true);
 	return p && atomic_load(&p->cancel);
 }
 
-static int check_stop(const struct eng_progress *p, const char *what, struct fmt_error *err)
+static int check_stop(struct eng_progress *p, const char *what, struct fmt_error *err)
 {
 	if (!eng_progress_stop(p))
 		return 0;
@@ -81,6 +83,13 @@ int eng_progress_pace(struct eng_progress *p, struct eng_io *io, uint64_t bytes,
 {
 	eng_progress_add(p, bytes);
 	return eng_progress_wait(p, io, bytes, what, err);
+}
+
+int eng_progress_pass(struct eng_progress *p, struct eng_io *io, uint64_t bytes, const char *what,
+		      struct fmt_error *err)
+{
+	eng_progress_add(p, bytes);
+	return eng_progress_wait(p, io, 0, what, err);
 }
 
 bool eng_progress_cancel(struct eng_progress *p)

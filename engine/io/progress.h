@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * progress.h - what the rest of the world has in its hands of long work: how far it is, its rate limit,
- * its cancelling, and the catalog row that says it is done. NULL is fine wherever a progress is taken:
- * nobody looks.
+ * its cancelling. NULL is fine wherever a progress is taken: nobody looks.
  *
  * PR-1: total is set before done moves, and done never falls. PR-2: of cancel and decide exactly one is
  * true: what was cancelled never commits. Any thread; several may work on one.
@@ -14,9 +13,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "engine/catalog/catalog.h"
 #include "engine/io/io.h"
 #include "format/error.h"
+
+struct cat_job;
+
+/* Not 0: cancel. */
+typedef int eng_progress_watch(void *arg, uint64_t done, uint64_t total);
 
 struct eng_progress {
 	_Atomic uint64_t done, total; /* bytes */
@@ -24,6 +27,10 @@ struct eng_progress {
 	_Atomic bool cancel;          /* what the work looks at */
 	_Atomic uint8_t fate;         /* of cancel and decide, the first */
 	_Atomic uint64_t due_ns;      /* until when the limit has spent its bytes */
+	/* Or told, at each step of the work and ten times a second while it waits, by the one thread
+	 * that paces it. */
+	eng_progress_watch *watch;
+	void *watch_arg;
 	/* The job that this is, as it was when it began, or NULL. Borrowed. */
 	const struct cat_job *job;
 };
@@ -31,8 +38,8 @@ struct eng_progress {
 /* @total bytes are ahead; what was done already stays. */
 void eng_progress_start(struct eng_progress *p, uint64_t total);
 void eng_progress_add(struct eng_progress *p, uint64_t bytes);
-/* Whether the work is to end with -ECANCELED. */
-bool eng_progress_stop(const struct eng_progress *p);
+/* Whether the work is to end with -ECANCELED; who watches is asked. */
+bool eng_progress_stop(struct eng_progress *p);
 /*
  * Waits as the limit wants it for @bytes that were just read or written; a new limit, none and a cancel
  * are seen within a tenth of a second. -ECANCELED with @err filled: "@what: cancelled after ...".
@@ -41,6 +48,9 @@ int eng_progress_wait(struct eng_progress *p, struct eng_io *io, uint64_t bytes,
 		      struct fmt_error *err);
 /* Counts @bytes as done too. */
 int eng_progress_pace(struct eng_progress *p, struct eng_io *io, uint64_t bytes, const char *what,
+		      struct fmt_error *err);
+/* The same of what was not even looked at: a hole. The limit does not count it. */
+int eng_progress_pass(struct eng_progress *p, struct eng_io *io, uint64_t bytes, const char *what,
 		      struct fmt_error *err);
 
 /* Asks for the end: false when the work is past the point where it could be cancelled. */
