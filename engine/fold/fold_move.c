@@ -4,7 +4,8 @@
  *
  * A unit is a piece of one input, read by one operation; when it is there its blocks are compared with
  * their checksums and written, neighbours together. Few writes are under way at once, however scattered:
- * guests use the same device.
+ * guests use the same device. Under a limit the pieces are small and follow one another, because a
+ * guest's request waits for those that the device took before it (FO-18).
  */
 #include "engine/fold/fold_move.h"
 
@@ -17,6 +18,9 @@
 #define CHUNK   (1u << 20)     /* bytes of one */
 #define GAP     (128u << 10)   /* bytes that are read rather than left out */
 #define WRITES  16u            /* under way at once */
+#define SMALL   (64u << 10)    /* bytes of a unit under a limit, at least */
+#define TICK    1024u          /* units a second under a limit, at most */
+#define COST    (16u << 10)    /* bytes of the limit that a write counts for, at least */
 #define ENTRIES 64u            /* of the ring */
 #define SYNC    (256ull << 20) /* bytes in the page cache that one sync may find */
 
@@ -52,6 +56,21 @@ static bool stopped(const struct eng_fold_move *m)
 	return m->stop && m->stop(m->arg);
 }
 
+static uint64_t limit(const struct eng_fold_move *m)
+{
+	return m->progress ? atomic_load(&m->progress->rate) : 0;
+}
+
+/* FO-18 */
+static uint32_t chunk(const struct eng_fold_move *m)
+{
+	uint64_t rate = limit(m), bytes = rate / TICK;
+
+	if (!rate || bytes > CHUNK)
+		return CHUNK;
+	return bytes > SMALL ? (uint32_t)bytes : SMALL;
+}
+
 /* --- writes --- */
 
 static void write_done(struct eng_op *op)
@@ -71,12 +90,14 @@ static void write_done(struct eng_op *op)
 /* Sends on what may go; after an error nothing more does. */
 static void pump(struct eng_fold_move *m)
 {
+	unsigned most = limit(m) ? 1 : WRITES;
+
 	for (uint32_t i = 0; i < UNITS; i++) {
 		struct fold_unit *u = &m->units[i];
 
 		if (u->state != WRITING)
 			continue;
-		while (u->issued < u->nwrites && m->writing < WRITES && m->result == 0) {
+		while (u->issued < u->nwrites && m->writing < most && m->result == 0) {
 			m->writing++;
 			eng_ring_queue(m->ring, &u->writes[u->issued++].op);
 		}
@@ -107,6 +128,7 @@ static void add_write(struct fold_unit *u, const uint8_t *data, uint64_t to, uin
 	w->op.iovcnt = 1;
 	w->op.done = write_done;
 	u->nwrites++;
+	m->owed += len < COST ? COST - len : 0;
 	m->unsynced += len;
 }
 
@@ -190,13 +212,13 @@ static uint32_t start_read(struct fold_unit *u, const struct eng_fold_item *item
 	struct eng_fold_move *m = u->m;
 	const struct eng_fold_item *last = items;
 	struct eng_layer *layer = m->inputs[items->input];
-	uint32_t n = 1;
+	uint32_t n = 1, bytes = chunk(m);
 
 	for (; n < count; n++) {
 		const struct eng_fold_item *it = &items[n];
 
 		if (it->input != items->input ||
-		    (uint64_t)(it->slot - items->slot + 1) << m->bits > CHUNK ||
+		    (uint64_t)(it->slot - items->slot + 1) << m->bits > bytes ||
 		    (uint64_t)(it->slot - last->slot - 1) << m->bits > GAP)
 			break;
 		last = it;
@@ -229,7 +251,7 @@ static struct fold_unit *free_unit(struct eng_fold_move *m, bool *busy)
 		else
 			*busy = true;
 	}
-	return found;
+	return *busy && limit(m) ? NULL : found;
 }
 
 /* What was sent goes on meanwhile; what came back waits. */
@@ -242,7 +264,9 @@ static int wait_limit(struct eng_fold_move *m, const struct fold_unit *u)
 		return fmt_fail(m->err, r, "%s: cannot be read: %s", path, strerror(-r));
 	if (stopped(m))
 		return fmt_fail(m->err, -ECANCELED, "the fold was stopped");
-	return eng_progress_wait(m->progress, m->io, u->iov.iov_len, path, m->err);
+	r = eng_progress_wait(m->progress, m->io, u->iov.iov_len + m->owed, path, m->err);
+	m->owed = 0;
+	return r;
 }
 
 int eng_fold_move_sync(struct eng_fold_move *m)

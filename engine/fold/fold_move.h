@@ -44,6 +44,7 @@ struct eng_fold_move {
 	uint32_t bits;
 	unsigned writing;  /* writes under way */
 	uint64_t unsynced; /* bytes, where they are not direct */
+	uint64_t owed;     /* bytes that small writes count for beyond their length */
 	int result;        /* the first error */
 };
 

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define SLEEP_NS  100000000ull /* a cancel or another limit is seen this soon */
+#define SAVED_NS  10000000ull  /* what is not used is saved up for this long: no burst is longer */
 #define WINDOW_NS 4000000000ull
 #define LOOK_NS   500000000ull
 
@@ -42,7 +43,7 @@ static int check_stop(struct eng_progress *p, const char *what, struct fmt_error
 			what, atomic_load(&p->done), atomic_load(&p->total));
 }
 
-/* Takes the time that @bytes are worth from the limit's account, which saves up a tenth of a second. */
+/* Takes the time that @bytes are worth from the limit's account, which saves up SAVED_NS. */
 static uint64_t spend(struct eng_progress *p, uint64_t bytes, uint64_t rate, uint64_t now_ns)
 {
 	uint64_t due = atomic_load(&p->due_ns), end;
@@ -51,8 +52,8 @@ static uint64_t spend(struct eng_progress *p, uint64_t bytes, uint64_t rate, uin
 	do {
 		uint64_t from = due ? due : now_ns;
 
-		if (from + SLEEP_NS < now_ns)
-			from = now_ns - SLEEP_NS;
+		if (from + SAVED_NS < now_ns)
+			from = now_ns - SAVED_NS;
 		end = from + cost;
 	} while (!atomic_compare_exchange_weak(&p->due_ns, &due, end));
 	return end;
