@@ -56,6 +56,8 @@ VIEW_engine := engine format
 VIEW_engine/io := engine/io format
 VIEW_engine/catalog := engine/catalog engine/io format
 VIEW_engine/layer := engine/layer engine/io format
+VIEW_engine/disk := engine/disk engine/layer engine/io format
+VIEW_engine/image := engine/image engine/disk engine/layer engine/io format
 VIEW_fsck := fsck format engine/io/io.h engine/catalog/catalog.h
 VIEW_api := api engine fsck format
 VIEW_serve := serve api
@@ -64,7 +66,7 @@ VIEW_bench := bench api
 VIEW_examples := examples api
 VIEW_tests := tests api
 VIEW_all := format engine fsck api serve cli bench tests
-VIEWS := format engine engine/io engine/catalog engine/layer fsck api serve cli bench examples tests all
+VIEWS := format engine engine/io engine/catalog engine/layer engine/disk engine/image fsck api serve cli bench examples tests all
 
 # Tests that may look inside; all others see the public header only.
 INSIDERS := tests/unit tests/sim tests/fault tests/fuzz tests/crash

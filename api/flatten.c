@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "api/event.h"
 #include "api/work.h"
 
 struct flatten {

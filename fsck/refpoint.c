@@ -11,7 +11,6 @@
 #include <string.h>
 
 #include "format/layer.h"
-#include "format/le.h"
 
 /* DF-8: what a set begins with; its checksum is over all that follows. */
 struct set_head {

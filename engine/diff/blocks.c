@@ -14,7 +14,6 @@
 #include <string.h>
 
 #include "format/layer.h"
-#include "format/le.h"
 
 #define BLOCKS_MAX (FMT_SIZE_MAX >> FMT_BLOCK_BITS_MIN)
 #define CHUNK      (1ull << 32)

@@ -190,7 +190,6 @@ bool eng_flush_quiet(const struct eng_layer *layer); /* no record on its way: pe
 void eng_flush_advance(struct eng_disk *disk);
 /* The coordinator hardened a layer: frees the journal's room, and tries what waits for it again. */
 void eng_flush_hardened(struct eng_disk *disk);
-void eng_round_destroy(struct eng_round *round);
 /* Space: true when @slots slots and log room for @runs mappings are there; else more is on its way,
  * or *@error says why not. */
 bool eng_space_have(struct eng_disk *disk, struct eng_layer *layer, uint32_t slots, uint32_t runs,

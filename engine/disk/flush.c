@@ -35,14 +35,6 @@ struct eng_round {
 static void flush_layer(struct eng_disk *disk, struct eng_layer *layer, struct eng_waiter *w);
 static void round_next_record(struct eng_round *round, bool with_sync);
 
-void eng_round_destroy(struct eng_round *round)
-{
-	if (!round)
-		return;
-	assert(!round->active && !round->now && !round->next);
-	free(round);
-}
-
 bool eng_flush_quiet(const struct eng_layer *layer)
 {
 	return !layer->round || !layer->round->active;

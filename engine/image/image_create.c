@@ -11,7 +11,6 @@
 #include <string.h>
 
 #include "engine/image/image_impl.h"
-#include "engine/layer/qcow2.h"
 
 static void new_id(struct eng_io *io, struct fmt_uuid *ret)
 {

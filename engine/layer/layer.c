@@ -61,7 +61,7 @@ void eng_layer_put(struct eng_layer *layer)
 	eng_io_close(layer->io, layer->sidecar);
 	eng_io_close(layer->io, layer->file);
 	pthread_mutex_destroy(&layer->meta_lock);
-	eng_round_destroy(layer->round);
+	free(layer->round);
 	free(layer->pending);
 	free(layer->path);
 	free(layer->data_path);

@@ -105,7 +105,7 @@ struct eng_layer {
 	uint32_t written_next, written_end; /* slots in space written ahead (SP-6) */
 	bool writing_ahead;
 	bool extending, segmenting; /* asked for, not there yet */
-	struct eng_round *round;    /* flush rounds of this layer, made on first use */
+	struct eng_round *round;    /* its flush rounds, malloced on first use; freed at rest */
 };
 
 struct eng_layer_spec {

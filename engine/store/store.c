@@ -13,7 +13,6 @@
 #include "engine/disk/cut.h"
 #include "engine/fold/fold.h"
 #include "engine/store/shrink.h"
-#include "engine/snapshot/snapshot.h"
 
 #define THREADS 3u /* one is always free for what a guest waits for */
 

@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "engine/disk/swap.h"
+
 struct eng_users_swap {
 	void (*done)(void *arg, int result);
 	void *arg;

@@ -7,7 +7,6 @@
 #define ENGINE_USERS_H
 
 #include "engine/store/store.h"
-#include "engine/disk/swap.h"
 
 struct eng_users_swap;
 
