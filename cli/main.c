@@ -6,6 +6,8 @@
 #include "cli/options.h"
 #include "cli/output.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <locale.h>
 #include <signal.h>
 #include <stdio.h>
@@ -78,6 +80,18 @@ static int print_verbs(struct cli *cli, const char *group)
 	return cli_finish_output(cli);
 }
 
+/*
+ * A standard stream that was closed stays unusable: the number must not become that of a store's file or a
+ * socket, which output would then be written into.
+ */
+static void hold_standard_streams(void)
+{
+	for (int fd = 0; fd < 3; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && errno == EBADF &&
+		    open("/dev/null", fd ? O_RDONLY : O_WRONLY) != fd)
+			_exit(CLI_FAILURE);
+}
+
 int main(int argc, char **argv)
 {
 	struct cli cli = {
@@ -89,6 +103,7 @@ int main(int argc, char **argv)
 	ssize_t len;
 	int i;
 
+	hold_standard_streams();
 	setlocale(LC_CTYPE, "");
 	signal(SIGPIPE, SIG_IGN); /* a closed pipe is a failed write, not a kill */
 	if (cli.store && !*cli.store)

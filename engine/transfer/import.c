@@ -27,7 +27,7 @@ static int begin_disk(struct eng_import_run *run, uint32_t i)
 	struct eng_import_layer_spec spec = {
 		.layer = to->layer,
 		.disk = to->id,
-		.parent = to->parent,
+		.parent = to->named,
 		.snapshot = run->snapshot,
 		.generation = fmt_uuid_is_none(&to->parent) ? 0 : to->parent_generation + 1,
 		.size = d->size > to->parent_size ? d->size : to->parent_size,

@@ -15,9 +15,10 @@ struct eng_import_disk {
 	struct cat_vm vm;   /* where it goes */
 	bool new_vm;        /* the first disk of a VM that is to be made */
 	bool new_disk;
-	struct cat_disk was;   /* not new: its row when the import began */
-	struct fmt_uuid layer; /* the snapshot's */
-	struct fmt_uuid parent;
+	struct cat_disk was;    /* not new: its row when the import began */
+	struct fmt_uuid layer;  /* the snapshot's */
+	struct fmt_uuid parent; /* in the catalog; a fold may give it another id meanwhile */
+	struct fmt_uuid named;  /* in the layer's header */
 	uint64_t parent_generation;
 	uint64_t parent_size; /* of its layer, bytes; 0: none */
 	uint8_t parent_hash[16];

@@ -174,8 +174,8 @@ static int count_run(void *arg, const struct fmt_run *run)
 }
 
 /* The head stands on the base's layer, and holds nothing. */
-static int check_head(struct eng_import_run *run, const struct eng_import_disk *d,
-		      const struct fmt_uuid *base, const char *name)
+static int check_head(struct eng_import_run *run, const struct eng_import_disk *d, const char *name,
+		      struct eng_layer **ret)
 {
 	struct eng_layer *layer = NULL;
 	struct cat_layer row;
@@ -184,30 +184,62 @@ static int check_head(struct eng_import_run *run, const struct eng_import_disk *
 
 	if (r < 0)
 		return fmt_fail(run->err, r, "disk %s: its head is not in the catalog", name);
-	if (row.kind != FMT_KIND_OVERLAY || !fmt_uuid_equal(&row.parent, base))
+	if (row.kind != FMT_KIND_OVERLAY || !fmt_uuid_equal(&row.parent, &d->parent))
 		return stale(run, name, "other layers above it");
 	r = eng_store_open_layer(run->store, &row, false, run->err, &layer);
 	if (r == 0)
 		r = eng_log_replay(layer, count_run, &runs, run->err);
+	if (r == 0 && runs)
+		r = stale(run, name, "writes in its head");
+	if (r == 0) {
+		*ret = layer;
+		layer = NULL;
+	}
 	eng_layer_put(layer);
-	return r < 0 ? r : runs ? stale(run, name, "writes in its head") : 0;
+	return r;
 }
 
+/*
+ * The layer that disk @i of the base is now. A point's may have come to hold more than the point stands for:
+ * that is in its set (RP-11, RP-13).
+ */
+static int find_base(struct eng_import_run *run, uint32_t i, struct fmt_uuid *ret)
+{
+	const struct fmt_manifest_disk *m = &run->m->disks[i];
+	const struct eng_increment_disk *b = eng_increment_base_disk(&run->base, &m->id);
+	char name[2 * CAT_NAME_MAX];
+
+	snprintf(name, sizeof(name), "%s/%s", run->m->vms[m->vm].name, m->name);
+	if (!b || fmt_uuid_is_none(&b->layer))
+		return fmt_fail(run->err, -ESTALE,
+				"disk %s: expected it in the base %s, found none (IP-4)", name,
+				run->base.row.name);
+	if (eng_blocks_cardinality(b->extra))
+		return stale(run, name, "later writes folded into it");
+	*ret = b->layer;
+	return 0;
+}
+
+/*
+ * What the new layer names as its parent: what the head does. As long as that one stands there, no fold
+ * forgets that id, however many there are until the import ends (FD-1).
+ */
 static int take_parent(struct eng_import_run *run, struct eng_import_disk *d,
-		       const struct fmt_uuid *base)
+		       const struct eng_layer *head)
 {
 	struct eng_layer *layer = NULL;
 	struct cat_layer row;
-	int r = eng_catalog_get_layer(run->store->catalog, base, &row);
+	int r = eng_catalog_get_layer(run->store->catalog, &d->parent, &row);
 
 	if (r == 0)
 		r = eng_store_open_layer(run->store, &row, false, run->err, &layer);
 	if (r < 0)
 		return r;
-	d->parent = row.id;
+	d->named = head->hdr.parent_id;
+	memcpy(d->parent_hash, head->hdr.parent_hash, sizeof(d->parent_hash));
 	d->parent_generation = row.generation;
 	d->parent_size = layer->hdr.size;
-	if (layer->hdr.state == FMT_STATE_SEALED)
+	if (fmt_uuid_equal(&d->named, &row.id) && layer->hdr.state == FMT_STATE_SEALED)
 		memcpy(d->parent_hash, layer->hdr.seal_hash, sizeof(d->parent_hash));
 	eng_layer_put(layer);
 	return 0;
@@ -216,22 +248,27 @@ static int take_parent(struct eng_import_run *run, struct eng_import_disk *d,
 static int plan_old_disk(struct eng_import_run *run, uint32_t i)
 {
 	const struct fmt_manifest_disk *m = &run->m->disks[i];
-	const struct eng_increment_disk *b = eng_increment_base_disk(&run->base, &m->id);
 	struct eng_import_disk *d = &run->disks[i];
+	struct eng_layer *head = NULL;
 	char name[2 * CAT_NAME_MAX];
-	int r = eng_catalog_get_disk_id(run->store->catalog, &m->id, &d->was);
+	int r = find_base(run, i, &d->parent);
 
-	if (r < 0 || !b || fmt_uuid_is_none(&b->layer))
-		return fmt_fail(run->err, -ESTALE,
-				"disk %s/%s: expected it in the base %s, found none (IP-4)",
-				run->m->vms[m->vm].name, m->name, run->base.row.name);
+	if (r < 0)
+		return r;
+	r = eng_catalog_get_disk_id(run->store->catalog, &m->id, &d->was);
+	if (r < 0)
+		return fmt_fail(run->err, -ESTALE, "disk %s/%s: it is gone (IP-4)",
+				run->m->vms[m->vm].name, m->name);
 	snprintf(name, sizeof(name), "%s/%s", d->was.vm_name, d->was.name);
 	d->id = m->id;
 	if (d->was.block_bits != m->block_bits)
 		return fmt_fail(run->err, -ESTALE, "disk %s: blocks of %u bytes, expected %u", name,
 				1u << d->was.block_bits, 1u << m->block_bits);
-	r = check_head(run, d, &b->layer, name);
-	return r < 0 ? r : take_parent(run, d, &b->layer);
+	r = check_head(run, d, name, &head);
+	if (r == 0)
+		r = take_parent(run, d, head);
+	eng_layer_put(head);
+	return r;
 }
 
 int eng_import_plan(struct eng_import_run *run)
@@ -404,10 +441,26 @@ static int put_rows(struct eng_import_run *run)
 	return eng_catalog_commit(cat, run->err);
 }
 
+/* The base, where folds have left it. */
+static int match_again(struct eng_import_run *run)
+{
+	struct eng_increment_base now;
+	int r = run->m->has_base
+			? eng_increment_base_match(run->store, &run->m->base, run->err, &now)
+			: 0;
+
+	if (r == 0 && run->m->has_base) {
+		eng_increment_base_fini(&run->base);
+		run->base = now;
+	}
+	return r;
+}
+
 /* What was looked at before the data was read, looked at again: nobody changes it any more. */
 static int recheck(struct eng_import_run *run, uint32_t i)
 {
 	struct eng_import_disk *d = &run->disks[i];
+	struct eng_layer *layer = NULL;
 	char name[2 * CAT_NAME_MAX];
 	struct fmt_uuid head = d->was.head;
 	int r;
@@ -424,7 +477,11 @@ static int recheck(struct eng_import_run *run, uint32_t i)
 		return fmt_fail(run->err, -ESTALE, "disk %s: it is gone", name);
 	if (!fmt_uuid_equal(&head, &d->was.head))
 		return stale(run, name, "another head");
-	return check_head(run, d, &d->parent, name);
+	r = find_base(run, i, &d->parent);
+	if (r == 0)
+		r = check_head(run, d, name, &layer);
+	eng_layer_put(layer);
+	return r;
 }
 
 static int claim_all(struct eng_import_run *run)
@@ -439,9 +496,12 @@ static int claim_all(struct eng_import_run *run)
 		r = eng_entry_claim(run->store, &d->id, 0, &d->entry);
 		if (r < 0)
 			r = fmt_fail(run->err, r, "disk %s/%s: busy", d->was.vm_name, d->was.name);
-		else
-			r = recheck(run, i);
 	}
+	if (r == 0)
+		r = match_again(run);
+	for (uint32_t i = 0; r == 0 && i < run->m->disk_count; i++)
+		if (!run->disks[i].new_disk)
+			r = recheck(run, i);
 	return r;
 }
 

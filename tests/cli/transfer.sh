@@ -86,6 +86,15 @@ fails 1 "not here|base" "an increment on the wrong base is refused" snapshot imp
 ok "nothing of it is left" check c
 is "$("$VMIMG" snapshot list --output=json | grep -c snapshot_id)" 1 "no snapshot came of it"
 
+# --- standard streams that are closed are no files of the store
+"$VMIMG" -s "$dir/a" snapshot export prod@s1 - >&- 2>err && die "a closed standard output was written to"
+"$VMIMG" -s "$dir/a" disk read web/root >&- 2>err && die "the same by disk read"
+grep -q "standard output" err || die "it does not say so"
+"$VMIMG" -s "$dir/a" snapshot import - <&- >out 2>err && die "something came from a closed standard input"
+"$VMIMG" -s "$dir/a" disk list >&- 2>&- <&- && die "a list was printed to nobody"
+is "$(stat -c %s a/lock)" 0 "what was to be written is nowhere"
+ok "the store is sound" check "$dir/a"
+
 # --- merge: a synthetic full
 export VMIMG_STORE=$dir/d
 ok "a store for synthetic fulls" init d
