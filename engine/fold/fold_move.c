@@ -18,8 +18,6 @@
 #define CHUNK   (1u << 20)     /* bytes of one */
 #define GAP     (128u << 10)   /* bytes that are read rather than left out */
 #define WRITES  16u            /* under way at once */
-#define SMALL   (64u << 10)    /* bytes of a unit under a limit, at least */
-#define TICK    1024u          /* units a second under a limit, at most */
 #define COST    (16u << 10)    /* bytes of the limit that a write counts for, at least */
 #define ENTRIES 64u            /* of the ring */
 #define SYNC    (256ull << 20) /* bytes in the page cache that one sync may find */
@@ -59,16 +57,6 @@ static bool stopped(const struct eng_fold_move *m)
 static uint64_t limit(const struct eng_fold_move *m)
 {
 	return m->progress ? atomic_load(&m->progress->rate) : 0;
-}
-
-/* FO-18 */
-static uint32_t chunk(const struct eng_fold_move *m)
-{
-	uint64_t rate = limit(m), bytes = rate / TICK;
-
-	if (!rate || bytes > CHUNK)
-		return CHUNK;
-	return bytes > SMALL ? (uint32_t)bytes : SMALL;
 }
 
 /* --- writes --- */
@@ -212,7 +200,7 @@ static uint32_t start_read(struct fold_unit *u, const struct eng_fold_item *item
 	struct eng_fold_move *m = u->m;
 	const struct eng_fold_item *last = items;
 	struct eng_layer *layer = m->inputs[items->input];
-	uint32_t n = 1, bytes = chunk(m);
+	uint32_t n = 1, bytes = eng_progress_piece(limit(m), CHUNK);
 
 	for (; n < count; n++) {
 		const struct eng_fold_item *it = &items[n];

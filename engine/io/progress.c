@@ -11,6 +11,8 @@
 
 #define SLEEP_NS  100000000ull /* a cancel or another limit is seen this soon */
 #define SAVED_NS  10000000ull  /* what is not used is saved up for this long: no burst is longer */
+#define PIECE     (64u << 10)  /* bytes of an operation under a limit, at least */
+#define TICK      1024u        /* operations a second under a limit, at most */
 #define WINDOW_NS 4000000000ull
 #define LOOK_NS   500000000ull
 
@@ -57,6 +59,13 @@ static uint64_t spend(struct eng_progress *p, uint64_t bytes, uint64_t rate, uin
 		end = from + cost;
 	} while (!atomic_compare_exchange_weak(&p->due_ns, &due, end));
 	return end;
+}
+
+uint32_t eng_progress_piece(uint64_t rate, uint32_t most)
+{
+	uint64_t bytes = rate / TICK > PIECE ? rate / TICK : PIECE;
+
+	return rate && bytes < most ? (uint32_t)bytes : most;
 }
 
 int eng_progress_wait(struct eng_progress *p, struct eng_io *io, uint64_t bytes, const char *what,

@@ -41,6 +41,11 @@ void eng_progress_add(struct eng_progress *p, uint64_t bytes);
 /* Whether the work is to end with -ECANCELED; who watches is asked. */
 bool eng_progress_stop(struct eng_progress *p);
 /*
+ * How much one operation moves under a limit of @rate (0: none), at most @most bytes: small enough that a
+ * guest's request, which waits for what the device took before it, does not feel it (FO-18).
+ */
+uint32_t eng_progress_piece(uint64_t rate, uint32_t most);
+/*
  * Waits as the limit wants it for @bytes that were just read or written; a new limit, none and a cancel
  * are seen within a tenth of a second. -ECANCELED with @err filled: "@what: cancelled after ...".
  */

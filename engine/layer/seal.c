@@ -12,6 +12,7 @@
  *
  * Memory: 24 bytes a run of the log (and as much again while they are sorted), one bit a slot.
  */
+#include "engine/io/progress.h"
 #include "engine/layer/index.h"
 
 #include <errno.h>
@@ -19,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define IN_LEN       (1u << 20)      /* data read at a time */
+#define IN_LEN       (1u << 20)      /* data read at a time, at most */
 #define OUT_LEN      (64 * FMT_PAGE) /* pages written at a time */
 #define SLEEP_MAX_NS 20000000ull     /* @stop is asked between sleeps */
 #define STOP_RUNS    65536u          /* and once in so many runs of the log */
@@ -143,7 +144,7 @@ static int mark_used(struct reader *in, const struct fmt_run *run)
 static int read_csums(const struct reader *in, uint64_t first, uint32_t count, uint64_t *csums)
 {
 	size_t bs = (size_t)1 << in->block_bits;
-	uint32_t i = 0, n;
+	uint32_t i = 0, n, most = eng_progress_piece(in->rate, IN_LEN) >> in->block_bits;
 	int r = 0;
 
 	while (r == 0 && i < count) {
@@ -152,7 +153,7 @@ static int read_csums(const struct reader *in, uint64_t first, uint32_t count, u
 		ssize_t len;
 
 		csums[i] = 0;
-		for (n = 0; i + n < count && n < IN_LEN / bs && is_used(in, first + i + n);)
+		for (n = 0; i + n < count && n < (most ? most : 1) && is_used(in, first + i + n);)
 			n++;
 		if (!n) {
 			i++;
