@@ -29,41 +29,61 @@ static uint64_t peace_ns(const struct eng_folder *folder)
 	return ns ? ns : PEACE_NS;
 }
 
-static void put_want_locked(struct eng_folder *folder, const struct fmt_uuid *disk,
-			    uint64_t not_before_ns, bool fresh)
+static struct want *find_want_locked(struct eng_folder *folder, const struct fmt_uuid *disk)
 {
-	uint64_t now = eng_io_now_ns(folder->store->io);
+	struct want *w = folder->wants;
+
+	while (w && !fmt_uuid_equal(&w->disk, disk))
+		w = w->next;
+	return w;
+}
+
+/* What there is, or a new one that is due at once. NULL without memory: the next change asks again. */
+static struct want *get_want_locked(struct eng_folder *folder, const struct fmt_uuid *disk)
+{
+	struct want *w = find_want_locked(folder, disk);
+
+	if (w)
+		return w;
+	w = calloc(1, sizeof(*w));
+	if (!w)
+		return NULL;
+	w->disk = *disk;
+	w->since_ns = eng_io_now_ns(folder->store->io);
+	w->next = folder->wants;
+	folder->wants = w;
+	return w;
+}
+
+/* Due at once, whatever became of it before; with @changed its time of peace begins anew, too. */
+static void want(struct eng_folder *folder, const struct fmt_uuid *disk, bool changed)
+{
 	struct want *w;
 
-	for (w = folder->wants; w; w = w->next)
-		if (fmt_uuid_equal(&w->disk, disk))
-			break;
-	if (!w) {
-		w = calloc(1, sizeof(*w));
-		if (!w)
-			return; /* the next change asks again */
-		w->disk = *disk;
-		w->since_ns = now;
-		w->not_before_ns = not_before_ns;
-		w->next = folder->wants;
-		folder->wants = w;
-	}
-	if (fresh) {
-		w->since_ns = now;
+	if (!folder)
+		return;
+	pthread_mutex_lock(&folder->lock);
+	w = get_want_locked(folder, disk);
+	if (w) {
+		if (changed)
+			w->since_ns = eng_io_now_ns(folder->store->io);
 		w->not_before_ns = 0;
 		w->looked = false;
 		w->failures = 0;
+		w->last_r = 0;
 	}
 	pthread_cond_broadcast(&folder->changed);
+	pthread_mutex_unlock(&folder->lock);
 }
 
 void eng_folder_want(struct eng_folder *folder, const struct fmt_uuid *disk)
 {
-	if (!folder)
-		return;
-	pthread_mutex_lock(&folder->lock);
-	put_want_locked(folder, disk, 0, true);
-	pthread_mutex_unlock(&folder->lock);
+	want(folder, disk, true);
+}
+
+void eng_folder_try(struct eng_folder *folder, const struct fmt_uuid *disk)
+{
+	want(folder, disk, false);
 }
 
 /* The want that is due first, taken out; NULL after a wait. */
@@ -107,22 +127,21 @@ static void look_again_locked(struct eng_folder *folder, const struct want *w, i
 	uint64_t wait = r < 0   ? retry_ns(failed ? w->failures + 1 : 1)
 			: r > 0 ? 0
 				: peace_ns(folder);
-	struct want *again;
+	struct want *again = find_want_locked(folder, &w->disk);
 
-	for (again = folder->wants; again; again = again->next)
-		if (fmt_uuid_equal(&again->disk, &w->disk))
-			return;
+	if (again)
+		return;
 	if (folder->paused)
 		wait = 0; /* what paused it is what it waits for */
-	put_want_locked(folder, &w->disk, now + wait, false);
-	again = folder->wants;
-	if (!again || !fmt_uuid_equal(&again->disk, &w->disk))
-		return; /* no memory: the next change asks again */
+	again = get_want_locked(folder, &w->disk);
+	if (!again)
+		return;
+	again->not_before_ns = now + wait;
 	again->since_ns = w->since_ns;
 	again->looked = r == 0;
 	again->failures = failed ? w->failures + 1 : 0;
 	again->last = *err;
-	again->last_r = failed ? r : 0;
+	again->last_r = failed || r == -ENOSPC ? r : 0;
 }
 
 static void look_at(struct eng_folder *folder, const struct want *w)
@@ -253,8 +272,7 @@ void eng_folder_rest(struct eng_folder *folder, const struct fmt_uuid *disk, boo
 	if (!folder)
 		return;
 	pthread_mutex_lock(&folder->lock);
-	for (w = folder->wants; w && !fmt_uuid_equal(&w->disk, disk);)
-		w = w->next;
+	w = find_want_locked(folder, disk);
 	if (w && whole && w->since_ns) {
 		w->since_ns = 0;
 		w->not_before_ns = w->failures ? w->not_before_ns : 0;
@@ -293,7 +311,7 @@ int eng_folder_create(struct eng_store *store, struct eng_folder **ret)
 			    store->options.fold_rate ? store->options.fold_rate : FOLD_RATE);
 	r = eng_catalog_list_disks(store->catalog, NULL, &disks, &n);
 	for (size_t i = 0; r == 0 && i < n; i++)
-		put_want_locked(folder, &disks[i].id, 0, true);
+		eng_folder_want(folder, &disks[i].id);
 	free(disks);
 	if (r == 0)
 		r = eng_io_spawn(store->io, "vmimg-fold", thread_main, folder, &folder->thread);
@@ -321,6 +339,15 @@ void eng_folder_stop(struct eng_folder *folder)
 	while (folder->swaps) /* every disk is detached: their removals are the pool's */
 		pthread_cond_wait(&folder->changed, &folder->lock);
 	pthread_mutex_unlock(&folder->lock);
+}
+
+void eng_folder_sweep(struct eng_folder *folder)
+{
+	if (!folder)
+		return;
+	/* The thread is no more, and nobody else comes. What is swept puts new ones at the front. */
+	for (const struct want *w = folder->wants; w; w = w->next)
+		eng_garbage_sweep(folder->store, &w->disk);
 }
 
 void eng_folder_destroy(struct eng_folder *folder)

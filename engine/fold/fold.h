@@ -15,10 +15,17 @@ struct eng_folder;
 int eng_folder_create(struct eng_store *store, struct eng_folder **ret);
 /* Stops the fold under way, which leaves nothing, and the thread. The pool's tasks may still ask. */
 void eng_folder_stop(struct eng_folder *folder);
+/*
+ * Once it has stopped, and nobody reads any more: what nothing refers to goes (GB-2), where a reader was in
+ * the way before. What fails is left to the next open.
+ */
+void eng_folder_sweep(struct eng_folder *folder);
 void eng_folder_destroy(struct eng_folder *folder); /* NULL is fine */
 
 /* Something may have become foldable: a snapshot went, a layer was sealed, a reader left. */
 void eng_folder_want(struct eng_folder *folder, const struct fmt_uuid *disk);
+/* Somebody waits for it: also what failed a moment ago, and what was cancelled (FO-17). */
+void eng_folder_try(struct eng_folder *folder, const struct fmt_uuid *disk);
 /* Ends a fold of that disk before it commits, and waits for that: its files are about to go. */
 void eng_folder_leave(struct eng_folder *folder, const struct fmt_uuid *disk);
 /* Ends the fold under way and begins none, until it is called with false. */

@@ -82,15 +82,6 @@ static bool is_in(const struct cat_layer *rows, size_t n, const struct fmt_uuid 
 	return false;
 }
 
-static uint64_t sum(const uint64_t *bytes, size_t count)
-{
-	uint64_t all = 0;
-
-	for (size_t i = 0; i < count; i++)
-		all += bytes[i];
-	return all;
-}
-
 /* What to do with the @count layers of @run: rows of @f, or none. */
 static int choose(struct fold *f, const struct cat_layer *run, size_t count, bool patient,
 		  bool *later)
@@ -121,7 +112,7 @@ static int choose(struct fold *f, const struct cat_layer *run, size_t count, boo
 		eng_fold_pick(bytes, count, patient, &first, &f->count);
 	if (!f->count)
 		return 0;
-	r = f->into_base ? eng_guard_fold_base(store, &f->base, run, count, sum(bytes, count))
+	r = f->into_base ? eng_guard_fold_base(store, &f->base, run, bytes, &f->count)
 			 : eng_guard_fold(store, bytes, count, &first, &f->count); /* SG-4 */
 	if (r < 0) {
 		f->count = 0;
@@ -526,6 +517,8 @@ int eng_fold_disk(struct eng_folder *folder, const struct fmt_uuid *disk, bool p
 		return -ENOMEM;
 	f->folder = folder;
 	r = plan(f, disk, patient, later);
+	if (r == -ENOSPC)
+		r = fmt_fail(err, r, "joining layers waits for free space (SG-4)");
 	/*
 	 * FO-5: there would be no commit, so nothing is built either. FO-11: into the base nothing may be:
 	 * who reads now may stand beneath the topmost input, who begins later finds no snapshot there.

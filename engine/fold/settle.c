@@ -41,8 +41,10 @@ static int find_disks(struct settle *s, const struct fmt_uuid *disks, size_t cou
 		s->disks = calloc(n ? n : 1, sizeof(*s->disks));
 		r = s->disks ? 0 : -ENOMEM;
 	}
-	for (size_t i = 0; r == 0 && i < n; i++)
+	for (size_t i = 0; r == 0 && i < n; i++) {
 		s->disks[i].id = count ? disks[i] : rows[i].id;
+		eng_folder_try(s->store->folder, &s->disks[i].id);
+	}
 	s->count = n;
 	free(rows);
 	return r;

@@ -153,14 +153,21 @@ static int count_new(struct eng_store *store, const struct cat_layer *base,
 }
 
 int eng_guard_fold_base(struct eng_store *store, const struct cat_layer *base,
-			const struct cat_layer *run, size_t count, uint64_t bytes)
+			const struct cat_layer *run, const uint64_t *bytes, size_t *count)
 {
+	uint64_t need = 0;
 	struct eng_guard g;
 
-	if (eng_guard_look(store, &g) < 0 || eng_guard_allows(&g, bytes))
+	for (size_t i = 0; i < *count; i++)
+		need += bytes[i];
+	if (eng_guard_look(store, &g) < 0 || eng_guard_allows(&g, need))
 		return 0;
 	/* What is there is overwritten in place, and needs nothing. */
-	return count_new(store, base, run, count, &bytes) == 0 && eng_guard_allows(&g, bytes)
-		       ? 0
-		       : -ENOSPC;
+	for (size_t n = *count; n; n /= 2) {
+		if (count_new(store, base, run, n, &need) < 0 || !eng_guard_allows(&g, need))
+			continue;
+		*count = n;
+		return 0;
+	}
+	return -ENOSPC;
 }

@@ -40,10 +40,10 @@ bool eng_guard_allows(const struct eng_guard *guard, uint64_t need);
 int eng_guard_fold(struct eng_store *store, const uint64_t *bytes, size_t n, size_t *first,
 		   size_t *count);
 /*
- * The same for a fold of the @count layers of @run, of @bytes in all, into @base: counted with what they hold
- * and the base's file does not, where the bytes alone are too much.
+ * The same for a fold of the *@count layers of @run into @base: counted with what they hold and the base's
+ * file does not, where the bytes alone are too much, and then of the lowest half, quarter and so on of them.
  */
 int eng_guard_fold_base(struct eng_store *store, const struct cat_layer *base,
-			const struct cat_layer *run, size_t count, uint64_t bytes);
+			const struct cat_layer *run, const uint64_t *bytes, size_t *count);
 
 #endif

@@ -325,6 +325,7 @@ static void end_interrupted(struct cat_job *job)
 {
 	job->state = 10;
 	job->error_code = 32768;
+	snprintf(job->status_text, sizeof(job->status_text), "interrupted");
 	snprintf(job->error_text, sizeof(job->error_text),
 		 "interrupted: the process that ran the job ended before it; %s",
 		 job->type == JOB_CREATION ? "no snapshot was made" : "nothing of it took effect");

@@ -284,6 +284,7 @@ int eng_store_close(struct eng_store *store)
 		return -EBUSY;
 	}
 	eng_folder_stop(store->folder);
+	eng_folder_sweep(store->folder);
 	eng_pool_destroy(store->pool);
 	store->pool = NULL;
 	eng_folder_destroy(store->folder);

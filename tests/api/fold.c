@@ -146,7 +146,7 @@ Test(api_fold, a_fold_under_way_shows_and_goes_faster)
 	expect_content();
 }
 
-/* FO-15 */
+/* FO-15, FO-17 */
 Test(api_fold, a_cancelled_fold_is_not_begun_again_until_something_changes)
 {
 	struct vmimg_job_info info;
@@ -166,8 +166,6 @@ Test(api_fold, a_cancelled_fold_is_not_begun_again_until_something_changes)
 	expect_ok(vmimg_set_fold_rate(svc, 0, &err));
 	nap(1500);
 	cr_expect_eq(layers_of("web/d0"), layers);
-	expect_ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
-	cr_expect_eq(layers_of("web/d0"), layers, "nothing is wanted");
 	delete ("prod@s2");
 	expect_ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
 	cr_expect_eq(layers_of("web/d0"), layers - 2, "both at once");
@@ -175,6 +173,29 @@ Test(api_fold, a_cancelled_fold_is_not_begun_again_until_something_changes)
 	vmimg_job_info(job, &info);
 	cr_expect_eq(info.job_state, VMIMG_JOB_COMPLETED);
 	vmimg_job_put(job);
+	expect_content();
+}
+
+/* FO-17 */
+Test(api_fold, settle_begins_a_cancelled_fold_again)
+{
+	struct vmimg_job *job;
+	int64_t layers;
+
+	make_chain();
+	expect_ok(vmimg_set_fold_rate(svc, 65536, &err));
+	layers = layers_of("web/d0");
+	delete ("prod@s1");
+	job = running_fold();
+	cr_assert_eq(vmimg_job_request_state_change(job, VMIMG_REQUEST_TERMINATE, 0, &err),
+		     VMIMG_REQUEST_TRANSITION_STARTED);
+	expect_state(job, VMIMG_JOB_TERMINATED);
+	vmimg_job_put(job);
+	expect_ok(vmimg_set_fold_rate(svc, 0, &err));
+	nap(300);
+	cr_expect_eq(layers_of("web/d0"), layers);
+	expect_ok(vmimg_settle(svc, "web/d0", VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
+	cr_expect_eq(layers_of("web/d0"), layers - 1);
 	expect_content();
 }
 
@@ -262,6 +283,7 @@ static void expect_interrupted(unsigned type)
 	vmimg_job_info(job, &info);
 	cr_expect_eq(info.job_state, VMIMG_JOB_EXCEPTION);
 	cr_expect_neq(info.error_description[0], 0);
+	cr_expect_str_eq(info.job_status, "interrupted");
 	cr_expect_not(info.cancellable);
 	vmimg_job_put(job);
 }

@@ -183,6 +183,60 @@ Test(api_full, a_full_disk_fails_writes_and_nothing_else)
 	expect_ok(vmimg_open(store_dir, NULL, &err, &svc));
 }
 
+static void put_all(unsigned first, unsigned count, uint8_t version)
+{
+	struct vmimg_queue *queue = new_queue();
+	struct vmimg_disk *disk = attach(queue, "web/d0", 0);
+
+	for (unsigned i = first; i < first + count; i++)
+		cr_assert_eq(put(queue, disk, i, version), 0);
+	expect_ok(vmimg_disk_detach(disk));
+	expect_ok(vmimg_queue_destroy(queue));
+}
+
+/* SG-4, FO-17: what masks the base needs nothing, what lies above it more than there is. */
+Test(api_full, into_the_base_goes_what_fits_and_settle_tells_of_the_rest)
+{
+	struct vmimg_queue *queue;
+	struct vmimg_disk *disk;
+	json_t *doc;
+	int64_t was;
+
+	need_mount();
+	expect_ok(vmimg_set_space_reserve(svc, 0, &err));
+	put_all(0, 16, 1);
+	expect_ok(create("prod", "s1"));
+	put_all(0, 8, 2);
+	expect_ok(create("prod", "s2"));
+	put_all(100, 44, 3);
+	expect_ok(create("prod", "s3"));
+	expect_ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
+	was = store_number("free");
+	cr_assert_lt(was, 28 * (int64_t)MIB);
+	/* All at once: none of them pays by itself. */
+	expect_ok(vmimg_set_fold_rate(svc, 1, &err));
+	expect_ok(vmimg_destroy_snapshot(svc, "prod@s3", NULL, &err));
+	expect_ok(vmimg_destroy_snapshot(svc, "prod@s2", NULL, &err));
+	expect_ok(vmimg_destroy_snapshot(svc, "prod@s1", NULL, &err));
+	expect_ok(vmimg_set_fold_rate(svc, 0, &err));
+	cr_expect_eq(vmimg_settle(svc, "web/d0", VMIMG_SETTLE_WAIT | VMIMG_SETTLE_WHOLE, UINT64_MAX,
+				  NULL, &err),
+		     VMIMG_FAILED);
+	cr_expect(strstr(err.message, "SG-4"), "%s", err.message);
+	cr_expect_geq(store_number("free"), was + 7 * (int64_t)MIB);
+	doc = describe(VMIMG_KIND_DISK, "web/d0");
+	cr_expect_eq(number(doc, "layers"), 3, "base, what does not fit, head");
+	json_decref(doc);
+	queue = new_queue();
+	disk = attach(queue, "web/d0", VMIMG_ATTACH_READ_ONLY);
+	for (unsigned i = 0; i < 16; i++)
+		expect_mib(queue, disk, i, i < 8 ? 2 : 1);
+	for (unsigned i = 100; i < 144; i++)
+		expect_mib(queue, disk, i, 3);
+	expect_ok(vmimg_disk_detach(disk));
+	expect_ok(vmimg_queue_destroy(queue));
+}
+
 /* SG-1, SG-3 */
 Test(api_full, no_snapshot_below_the_reserve)
 {

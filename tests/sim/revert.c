@@ -3,6 +3,7 @@
  * revert.c - a collection back to a snapshot, all of it or nothing, undone by another revert; who
  * may ask and when; what nothing refers to goes; what a failure and a power loss leave (AS-*, GB-*).
  */
+#include "engine/fold/fold.h"
 #include "engine/store/garbage.h"
 #include "engine/snapshot/revert.h"
 #include "fsck/fsck.h"
@@ -329,6 +330,28 @@ Test(sim_revert, a_reader_keeps_the_branch_it_reads)
 	must(eng_store_detach(view) == 0);
 	cr_expect_eq(eng_garbage_sweep(store, &row.id), 0);
 	cr_expect_eq(count_layers(), 2);
+	end();
+}
+
+/* GB-2: the reader leaves, and before the folds' thread comes by the store is closed. */
+Test(sim_revert, what_a_reader_kept_goes_with_the_close)
+{
+	struct eng_disk *view;
+
+	begin(1, SIZE);
+	must(snapshot("s1") == 0);
+	write_all(1, 20);
+	must(snapshot("s2") == 0);
+	must(revert_as("s1", NULL) == 0);
+	close_store();
+	options.no_folds = false;
+	open_store();
+	eng_folder_pause(store->folder, true);
+	must(eng_store_attach(store, queue[0], "c@s2/a/d0", ENG_ATTACH_READ_ONLY, &err, &view) ==
+	     0);
+	must(delete_snapshot("s2") == 0);
+	cr_expect_eq(count_layers(), 3);
+	must(eng_store_detach(view) == 0);
 	end();
 }
 
