@@ -73,6 +73,49 @@ int64_t api_call_blame_words(struct api_call *call, int64_t code, const struct a
 	return code;
 }
 
+void api_call_take_job(struct vmimg_job *job, struct vmimg_job_info *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	if (job)
+		vmimg_job_info(job, ret);
+	vmimg_job_put(job);
+}
+
+json_t *api_call_ref(const struct vmimg_ref *ref)
+{
+	return ref->id[0] ? json_pack("{s:s, s:s}", "Name", ref->name, "Id", ref->id) : json_null();
+}
+
+void api_call_wanted(const struct api_call *call, unsigned index, struct vmimg_ref *ret)
+{
+	const char *name = api_call_text(call, index);
+
+	memset(ret, 0, sizeof(*ret));
+	if (name)
+		snprintf(ret->name, sizeof(ret->name), "%s", name);
+}
+
+int64_t api_call_answer_job(struct api_call *call, uint32_t code, struct vmimg_job *job,
+			    const struct api_blame *about, const char *name,
+			    const struct vmimg_ref *made)
+{
+	struct vmimg_job_info info;
+
+	api_call_take_job(job, &info);
+	if (code != VMIMG_OK && code != VMIMG_JOB_STARTED) {
+		snprintf(call->job, sizeof(call->job), "%s", info.instance_id);
+		return api_call_blame_words(call, code, about);
+	}
+	call->result = json_pack("{s:I}", "ReturnValue", (json_int_t)code);
+	if (made)
+		json_object_set_new(call->result, name, api_call_ref(made));
+	json_object_update_new(call->result,
+			       json_pack("{s:s, s:i, s:i, s:i}", "Job", info.instance_id,
+					 "JobState", info.job_state, "PercentComplete",
+					 info.percent_complete, "ErrorCode", info.error_code));
+	return 0;
+}
+
 int64_t api_call_describe(struct api_call *call, enum vmimg_kind kind, const char *name)
 {
 	return vmimg_describe(call->svc, kind, name, &call->error, &call->text);

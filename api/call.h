@@ -67,8 +67,52 @@ struct api_blame {
 	unsigned index;
 };
 int64_t api_call_blame_words(struct api_call *call, int64_t code, const struct api_blame *about);
+/* Takes @job, or NULL: what it says, or nothing. */
+void api_call_take_job(struct vmimg_job *job, struct vmimg_job_info *ret);
+/*
+ * The answer of a call that starts a job: @code of the library, @job taken, with @made (NULL: nothing) as
+ * member @name of the result. A failed one names its job too, and blames by @about.
+ */
+int64_t api_call_answer_job(struct api_call *call, uint32_t code, struct vmimg_job *job,
+			    const struct api_blame *about, const char *name,
+			    const struct vmimg_ref *made);
+/* The element that a call is to make, as the parameter at @index wants it named. */
+void api_call_wanted(const struct api_call *call, unsigned index, struct vmimg_ref *ret);
+json_t *api_call_ref(const struct vmimg_ref *ref); /* {Name, Id}, or null */
 /* As the call's outcome: the document of one element. */
 int64_t api_call_describe(struct api_call *call, enum vmimg_kind kind, const char *name);
+
+/* --- rows of a table of parameters --- */
+#define API_NAME_BYTES 1024u /* longer than any name: those get the library's own answer */
+#define API_PATH_BYTES 4096u
+#define TEXT(param, is_required)                                                                   \
+	{                                                                                          \
+		.name = (param), .type = API_TEXT, .required = (is_required),                      \
+		.max = API_NAME_BYTES                                                              \
+	}
+#define PATH(param, is_required)                                                                   \
+	{                                                                                          \
+		.name = (param), .type = API_TEXT, .required = (is_required),                      \
+		.max = API_PATH_BYTES                                                              \
+	}
+#define NUMBER(param, is_required, largest)                                                        \
+	{                                                                                          \
+		.name = (param), .type = API_NUMBER, .required = (is_required), .max = (largest)   \
+	}
+#define BOOL(param)                                                                                \
+	{                                                                                          \
+		.name = (param), .type = API_BOOL                                                  \
+	}
+#define SETTINGS_OF(param)                                                                         \
+	{                                                                                          \
+		.name = (param), .type = API_SETTINGS                                              \
+	}
+/* What was made: a name that a reference holds. */
+#define WANTED(param)                                                                              \
+	{                                                                                          \
+		.name = (param), .type = API_TEXT,                                                 \
+		.max = sizeof(((struct vmimg_ref *)NULL)->name) - 1                                \
+	}
 
 /* Tables, each ended by a method without a name. */
 extern const struct api_method api_element_methods[];  /* call_elements.c */

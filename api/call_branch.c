@@ -10,27 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define NAME_BYTES 1024u
-
-/* Settings as text, malloced; "" when none are given, NULL when memory is short. */
-static char *settings_text(const struct api_call *call, unsigned index)
-{
-	const json_t *settings = call->values[index];
-
-	if (json_is_object(settings))
-		return json_dumps(settings, JSON_COMPACT);
-	return strdup(settings ? json_string_value(settings) : "");
-}
-
 /* What the library said, with the job's state beside it; takes @text. */
 static int64_t give(struct api_call *call, char *text, struct vmimg_job *job)
 {
 	json_t *said = text ? json_loads(text, 0, NULL) : NULL;
-	struct vmimg_job_info info = {0};
+	struct vmimg_job_info info;
 
-	if (job)
-		vmimg_job_info(job, &info);
-	vmimg_job_put(job);
+	api_call_take_job(job, &info);
 	vmimg_free(text);
 	if (!said)
 		return -ENOMEM;
@@ -47,7 +33,7 @@ static const struct api_blame about_apply[] = {
 
 static int64_t apply_snapshot(struct api_call *call)
 {
-	char *settings = settings_text(call, 1), *text = NULL;
+	char *settings = api_call_settings(call, 1), *text = NULL;
 	struct vmimg_job *job = NULL;
 	uint32_t code;
 
@@ -83,15 +69,13 @@ static int64_t clone_snapshot(struct api_call *call)
 
 static int64_t flatten(struct api_call *call)
 {
-	struct vmimg_job_info info = {0};
+	struct vmimg_job_info info;
 	struct vmimg_job *job = NULL;
 	uint32_t code = vmimg_flatten(call->svc, api_call_text(call, 0), api_call_number(call, 1),
 				      api_call_bool(call, 2) ? VMIMG_FLATTEN_WAIT : 0, &job,
 				      &call->error);
 
-	if (job)
-		vmimg_job_info(job, &info);
-	vmimg_job_put(job);
+	api_call_take_job(job, &info);
 	if (code == VMIMG_INVALID_PARAMETER)
 		return api_call_blame(call, 0, code);
 	if (code != VMIMG_OK && code != VMIMG_JOB_STARTED) {
@@ -103,15 +87,10 @@ static int64_t flatten(struct api_call *call)
 	return 0;
 }
 
-#define TEXT(param, is_required)                                                                   \
-	{                                                                                          \
-		.name = (param), .type = API_TEXT, .required = (is_required), .max = NAME_BYTES    \
-	}
-
 const struct api_method api_branch_methods[] = {
 	{"ApplySnapshot",
 	 apply_snapshot,
-	 {TEXT("SnapshotCollection", true), {.name = "ApplySettings", .type = API_SETTINGS}}},
+	 {TEXT("SnapshotCollection", true), SETTINGS_OF("ApplySettings")}},
 	{"CloneSnapshot",
 	 clone_snapshot,
 	 {TEXT("SnapshotCollection", true), TEXT("NewCollection", true)}},

@@ -7,8 +7,6 @@
 
 #include <errno.h>
 
-#define NAME_BYTES 1024u
-
 static int64_t get_virtual_disk_changes(struct api_call *call)
 {
 	static const struct api_blame about[] = {
@@ -46,20 +44,11 @@ static int64_t diff_collection(struct api_call *call)
 	return api_call_blame_words(call, r, about);
 }
 
-#define TEXT(param, is_required)                                                                   \
-	{                                                                                          \
-		.name = (param), .type = API_TEXT, .required = (is_required), .max = NAME_BYTES    \
-	}
-#define NUMBER(param)                                                                              \
-	{                                                                                          \
-		.name = (param), .type = API_NUMBER, .required = true, .max = INT64_MAX            \
-	}
-
 const struct api_method api_diff_methods[] = {
 	{"GetVirtualDiskChanges",
 	 get_virtual_disk_changes,
 	 {TEXT("Path", true), TEXT("LimitId", true), TEXT("TargetSnapshotId", false),
-	  NUMBER("ByteOffset"), NUMBER("ByteLength")}},
+	  NUMBER("ByteOffset", true, INT64_MAX), NUMBER("ByteLength", true, INT64_MAX)}},
 	{"GetCollectionChanges", diff_collection, {TEXT("From", true), TEXT("To", false)}},
 	{NULL, NULL, {{0}}},
 };

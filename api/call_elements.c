@@ -9,23 +9,6 @@
 #include <errno.h>
 #include <string.h>
 
-/* Longer than any name: those get the library's own answer. */
-#define NAME_BYTES 1024u
-#define PATH_BYTES 4096u
-
-#define TEXT(param, is_required)                                                                   \
-	{                                                                                          \
-		.name = (param), .type = API_TEXT, .required = (is_required), .max = NAME_BYTES    \
-	}
-#define NUMBER(param, is_required, largest)                                                        \
-	{                                                                                          \
-		.name = (param), .type = API_NUMBER, .required = (is_required), .max = (largest)   \
-	}
-#define BOOL(param)                                                                                \
-	{                                                                                          \
-		.name = (param), .type = API_BOOL                                                  \
-	}
-
 /* The method has one name to look up; what is wrong is wrong with that. */
 static int64_t blame_name(struct api_call *call, int64_t code)
 {
@@ -276,7 +259,7 @@ const struct api_method api_element_methods[] = {
 	 create_disk,
 	 {TEXT("Disk", true),
 	  NUMBER("Size", false, INT64_MAX),
-	  {.name = "From", .type = API_TEXT, .max = PATH_BYTES},
+	  PATH("From", false),
 	  TEXT("Format", false),
 	  BOOL("InPlace"),
 	  BOOL("Independent"),

@@ -8,21 +8,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define NAME_BYTES 1024u
-
-#define TEXT(param, is_required)                                                                   \
-	{                                                                                          \
-		.name = (param), .type = API_TEXT, .required = (is_required), .max = NAME_BYTES    \
-	}
-#define NUMBER(param, is_required, largest)                                                        \
-	{                                                                                          \
-		.name = (param), .type = API_NUMBER, .required = (is_required), .max = (largest)   \
-	}
-#define BOOL(param)                                                                                \
-	{                                                                                          \
-		.name = (param), .type = API_BOOL                                                  \
-	}
-
 static int64_t answer_zero(struct api_call *call, int64_t code)
 {
 	if (code)

@@ -12,7 +12,6 @@
 
 #include "api/describe.h"
 
-#define NAME_BYTES  1024u
 #define WAIT_MAX_MS 60000u
 #define NS_PER_MS   UINT64_C(1000000)
 
@@ -30,47 +29,22 @@ static const struct api_blame about_request[] = {
 	{NULL, 0},
 };
 
-static void wanted_name(const struct api_call *call, struct vmimg_ref *ret)
-{
-	const char *name = api_call_text(call, RESULT);
-
-	memset(ret, 0, sizeof(*ret));
-	if (name)
-		snprintf(ret->name, sizeof(ret->name), "%s", name);
-}
-
-static json_t *ref_document(const struct vmimg_ref *ref)
-{
-	return ref->id[0] ? json_pack("{s:s, s:s}", "Name", ref->name, "Id", ref->id) : json_null();
-}
-
 static int64_t create_snapshot(struct api_call *call)
 {
 	char *settings = api_call_settings(call, SETTINGS);
-	struct vmimg_job_info info = {0};
 	struct vmimg_job *job = NULL;
 	struct vmimg_ref made;
 	uint32_t code;
 
 	if (!settings)
 		return -ENOMEM;
-	wanted_name(call, &made);
+	api_call_wanted(call, RESULT, &made);
 	code = vmimg_create_snapshot(call->svc, api_call_text(call, COLLECTION), settings,
 				     (uint16_t)api_call_number(call, TYPE), &made, &job,
 				     &call->error);
 	free(settings);
-	if (job)
-		vmimg_job_info(job, &info);
-	vmimg_job_put(job);
-	if (code != VMIMG_OK && code != VMIMG_JOB_STARTED) {
-		snprintf(call->job, sizeof(call->job), "%s", info.instance_id);
-		return api_call_blame_words(call, code, about_request);
-	}
-	call->result = json_pack("{s:I, s:o, s:s, s:i, s:i, s:i}", "ReturnValue", (json_int_t)code,
-				 "ResultingSnapshotCollection", ref_document(&made), "Job",
-				 info.instance_id, "JobState", info.job_state, "PercentComplete",
-				 info.percent_complete, "ErrorCode", info.error_code);
-	return 0;
+	return api_call_answer_job(call, code, job, about_request, "ResultingSnapshotCollection",
+				   &made);
 }
 
 static int64_t destroy_snapshot(struct api_call *call)
@@ -87,9 +61,7 @@ static int64_t destroy_snapshot(struct api_call *call)
 		return api_call_blame(call, 0, code);
 	if (code)
 		return code;
-	if (job)
-		vmimg_job_info(job, &info);
-	vmimg_job_put(job);
+	api_call_take_job(job, &info);
 	call->result = json_pack("{s:i, s:s, s:o}", "ReturnValue", 0, "Job", info.instance_id,
 				 "Kept", kept);
 	return 0;
@@ -103,7 +75,7 @@ static int64_t check_snapshot(struct api_call *call)
 
 	if (!settings)
 		return -ENOMEM;
-	wanted_name(call, &wanted);
+	api_call_wanted(call, RESULT, &wanted);
 	code = vmimg_check_snapshot(call->svc, api_call_text(call, COLLECTION), settings,
 				    (uint16_t)api_call_number(call, TYPE), wanted.name,
 				    &call->error);
@@ -238,21 +210,11 @@ static int64_t wait_job(struct api_call *call)
 	return api_call_describe(call, VMIMG_KIND_JOB, api_call_text(call, 0));
 }
 
-#define TEXT(param, is_required)                                                                   \
-	{                                                                                          \
-		.name = (param), .type = API_TEXT, .required = (is_required), .max = NAME_BYTES    \
-	}
-#define NUMBER(param, is_required, largest)                                                        \
-	{                                                                                          \
-		.name = (param), .type = API_NUMBER, .required = (is_required), .max = (largest)   \
-	}
 #define CREATE_PARAMS                                                                              \
 	{                                                                                          \
-		TEXT("Collection", true), {.name = "SnapshotSettings", .type = API_SETTINGS},      \
+		TEXT("Collection", true), SETTINGS_OF("SnapshotSettings"),                         \
 			NUMBER("SnapshotType", true, UINT16_MAX),                                  \
-			{.name = "ResultingSnapshotCollection",                                    \
-			 .type = API_TEXT,                                                         \
-			 .max = sizeof(((struct vmimg_ref *)NULL)->name) - 1},                     \
+			WANTED("ResultingSnapshotCollection"),                                     \
 	}
 
 const struct api_method api_snapshot_methods[] = {
@@ -270,8 +232,6 @@ const struct api_method api_snapshot_methods[] = {
 	{"SetFoldRate", set_fold_rate, {NUMBER("BytesPerSecond", true, INT64_MAX)}},
 	{"Settle",
 	 settle,
-	 {TEXT("Name", false),
-	  {.name = "Whole", .type = API_BOOL},
-	  NUMBER("Timeout", false, UINT32_MAX)}},
+	 {TEXT("Name", false), BOOL("Whole"), NUMBER("Timeout", false, UINT32_MAX)}},
 	{0},
 };

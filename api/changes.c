@@ -53,9 +53,7 @@ static int find_by_name(struct vmimg_service *svc, const char *collection, char 
 			take_refpoint(&refpoint, ret);
 		return r;
 	}
-	r = eng_catalog_get_snapshot(catalog_of(svc), collection, name, &snapshot);
-	if (r == 0 && snapshot.state != CAT_SNAPSHOT_COMPLETE)
-		r = -ENOENT;
+	r = eng_catalog_find_snapshot(catalog_of(svc), collection, name, NULL, &snapshot);
 	if (r == 0)
 		take_snapshot(&snapshot, ret);
 	return r;

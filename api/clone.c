@@ -22,31 +22,22 @@ struct request {
 static uint32_t read_request(struct vmimg_service *svc, const char *snapshot, const char *to,
 			     struct request *req, struct vmimg_error *err)
 {
-	struct cat_job *job = &req->how.job;
+	uint32_t code;
 
 	memset(req, 0, sizeof(*req));
-	if (!svc)
-		return api_answer(err, VMIMG_INVALID_PARAMETER, "clone: no service given");
-	if (api_name_split(snapshot, '@', req->collection, req->name) < 0)
-		return api_answer(err, VMIMG_INVALID_PARAMETER,
-				  "snapshot: '%.140s' is no name, expected COLLECTION@NAME",
-				  snapshot ? snapshot : "");
-	if (!api_name_is_valid(to))
-		return api_answer(err, VMIMG_INVALID_PARAMETER, "collection: '%.80s' is no name",
+	code = api_read_name(svc, "clone", snapshot, '@', err, req->collection, req->name);
+	if (code == VMIMG_OK && !api_name_is_valid(to))
+		code = api_answer(err, VMIMG_INVALID_PARAMETER, "collection: '%.80s' is no name",
 				  to ? to : "");
-	if (eng_catalog_poisoned(svc->store->catalog))
-		return api_answer(err, VMIMG_INVALID_STATE,
-				  "%s: the catalog is poisoned by an I/O error; reopen the store",
-				  snapshot);
+	if (code == VMIMG_OK)
+		code = api_check_writable(svc, snapshot, err);
+	if (code)
+		return code;
 	req->how.collection = req->collection;
 	req->how.name = req->name;
 	req->how.to = to;
-	eng_store_new_id(svc->store, &job->id);
-	job->type = VMIMG_JOB_TYPE_CLONE;
-	snprintf(job->name, sizeof(job->name), "%s", snapshot);
-	job->submitted_ns = eng_io_wall_ns(svc->io);
-	job->started_ns = job->submitted_ns;
-	return 0;
+	api_job_row(svc, VMIMG_JOB_TYPE_CLONE, snapshot, "cloning", &req->how.job);
+	return VMIMG_OK;
 }
 
 static uint32_t answer_of(int r)
@@ -105,7 +96,6 @@ uint32_t vmimg_clone_snapshot(struct vmimg_service *svc, const char *snapshot, c
 {
 	struct eng_clone_result res;
 	struct fmt_error why = {""};
-	char id[FMT_UUID_TEXT];
 	struct request req;
 	json_t *document;
 	uint32_t code;
@@ -129,10 +119,7 @@ uint32_t vmimg_clone_snapshot(struct vmimg_service *svc, const char *snapshot, c
 	if (json)
 		*json = json_dumps(document, JSON_COMPACT);
 	json_decref(document);
-	if (job) {
-		fmt_uuid_format(&req.how.job.id, id);
-		vmimg_job_get(svc, id, NULL, job);
-	}
+	api_job_hand_out(svc, &req.how.job, job);
 	return VMIMG_OK;
 }
 

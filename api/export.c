@@ -96,12 +96,13 @@ static uint32_t read_base(struct work *w, struct vmimg_error *err)
 /* What a later failure would say of the arguments is said at once. */
 static uint32_t check(struct vmimg_service *svc, struct work *w, struct vmimg_error *err)
 {
+	struct eng_catalog *cat = svc->store->catalog;
 	struct cat_snapshot snap;
 	struct cat_refpoint point;
 	struct eng_stat st;
-	int r = eng_catalog_get_snapshot(svc->store->catalog, w->collection, w->name, &snap);
+	int r = eng_catalog_find_snapshot(cat, w->collection, w->name, NULL, &snap);
 
-	if (r < 0 || snap.state != CAT_SNAPSHOT_COMPLETE)
+	if (r < 0)
 		return api_answer(err, VMIMG_INVALID_PARAMETER, "snapshot %s@%s: there is none",
 				  w->collection, w->name);
 	if (w->base[0]) {
@@ -132,10 +133,9 @@ static uint32_t prepare(struct vmimg_service *svc, const char *snapshot, const c
 	uint32_t code;
 	int r;
 
-	if (api_name_split(snapshot, '@', w->collection, w->name) < 0)
-		return api_answer(err, VMIMG_INVALID_PARAMETER,
-				  "snapshot: '%.140s' is no name, expected COLLECTION@NAME",
-				  snapshot ? snapshot : "");
+	code = api_read_name(svc, "export", snapshot, '@', err, w->collection, w->name);
+	if (code)
+		return code;
 	if (!directory || directory[0] != '/')
 		return api_answer(err, VMIMG_INVALID_PARAMETER,
 				  "directory: '%.140s' is no absolute path",
@@ -167,16 +167,12 @@ uint32_t vmimg_export_snapshot(struct vmimg_service *svc, const char *snapshot,
 		.run = run,
 		.destroy = work_free,
 	};
-	struct work *w = calloc(1, sizeof(*w));
+	struct work *w;
 	uint32_t code;
 
-	if (job)
-		*job = NULL;
-	if (!svc || !w) {
-		free(w);
-		return svc ? api_answer(err, VMIMG_FAILED, "out of memory")
-			   : api_answer(err, VMIMG_INVALID_PARAMETER, "export: no service given");
-	}
+	w = api_work_alloc(svc, sizeof(*w), "export", job, err, &code);
+	if (!w)
+		return code;
 	code = prepare(svc, snapshot, directory, settings, w, err);
 	if (code) {
 		work_free(w);

@@ -173,16 +173,12 @@ uint32_t vmimg_export_reference_point(struct vmimg_service *svc, const char *ref
 		.run = run,
 		.destroy = work_free,
 	};
-	struct work *w = calloc(1, sizeof(*w));
+	struct work *w;
 	uint32_t code;
 
-	if (job)
-		*job = NULL;
-	if (!svc || !w) {
-		free(w);
-		return svc ? api_answer(err, VMIMG_FAILED, "out of memory")
-			   : api_answer(err, VMIMG_INVALID_PARAMETER, "export: no service given");
-	}
+	w = api_work_alloc(svc, sizeof(*w), "export", job, err, &code);
+	if (!w)
+		return code;
 	code = prepare(svc, refpoint, directory, settings, w, err);
 	if (code) {
 		work_free(w);

@@ -14,12 +14,10 @@ static uint32_t split_arguments(const struct vmimg_service *svc, const char *sna
 				const char *tag, struct vmimg_error *err,
 				char collection[CAT_NAME_MAX], char name[CAT_NAME_MAX])
 {
-	if (!svc)
-		return api_answer(err, VMIMG_INVALID_PARAMETER, "hold: no service given");
-	if (api_name_split(snapshot, '@', collection, name) < 0)
-		return api_answer(err, VMIMG_INVALID_PARAMETER,
-				  "snapshot: '%.140s' is no name, expected COLLECTION@NAME",
-				  snapshot ? snapshot : "");
+	uint32_t code = api_read_name(svc, "hold", snapshot, '@', err, collection, name);
+
+	if (code)
+		return code;
 	if (!api_name_is_valid(tag))
 		return api_answer(err, VMIMG_INVALID_PARAMETER, "tag: '%.80s' is no name",
 				  tag ? tag : "");

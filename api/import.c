@@ -115,17 +115,13 @@ uint32_t vmimg_import_snapshot(struct vmimg_service *svc, const char *source, co
 		.destroy = work_free,
 		.tell = tell,
 	};
-	struct work *w = calloc(1, sizeof(*w));
 	const char *base;
+	struct work *w;
 	uint32_t code;
 
-	if (job)
-		*job = NULL;
-	if (!svc || !w) {
-		free(w);
-		return svc ? api_answer(err, VMIMG_FAILED, "out of memory")
-			   : api_answer(err, VMIMG_INVALID_PARAMETER, "import: no service given");
-	}
+	w = api_work_alloc(svc, sizeof(*w), "import", job, err, &code);
+	if (!w)
+		return code;
 	code = prepare(svc, source, settings, w, err);
 	if (code) {
 		free(w);

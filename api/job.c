@@ -442,3 +442,29 @@ int vmimg_job_get_error(struct vmimg_job *job, char **json)
 	*json = text;
 	return 0;
 }
+
+/* --- work done by the caller's own thread --- */
+
+void api_job_row(struct vmimg_service *svc, uint16_t type, const char *name, const char *status,
+		 struct cat_job *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	eng_store_new_id(svc->store, &ret->id);
+	ret->state = VMIMG_JOB_RUNNING;
+	ret->type = type;
+	snprintf(ret->name, sizeof(ret->name), "%s", name);
+	snprintf(ret->status_text, sizeof(ret->status_text), "%s", status);
+	ret->submitted_ns = eng_io_wall_ns(svc->io);
+	ret->started_ns = ret->submitted_ns;
+	ret->changed_ns = ret->submitted_ns;
+}
+
+void api_job_hand_out(struct vmimg_service *svc, const struct cat_job *row, struct vmimg_job **job)
+{
+	char id[FMT_UUID_TEXT];
+
+	if (!job)
+		return;
+	fmt_uuid_format(&row->id, id);
+	vmimg_job_get(svc, id, NULL, job);
+}

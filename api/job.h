@@ -100,4 +100,11 @@ void api_jobs_prune(struct vmimg_service *svc);
 
 #define API_JOB_KEPT_NS (5ull * 60 * 1000000000)
 
+/* --- work done by the caller's own thread, with a job all the same --- */
+/* Its row as it begins: Running, new. */
+void api_job_row(struct vmimg_service *svc, uint16_t type, const char *name, const char *status,
+		 struct cat_job *ret);
+/* The job of @row, which is in the catalog, for the caller; @job NULL: not wanted. */
+void api_job_hand_out(struct vmimg_service *svc, const struct cat_job *row, struct vmimg_job **job);
+
 #endif

@@ -68,3 +68,26 @@ uint32_t api_wanted_name(const char *wanted, char sep, const char *collection,
 	snprintf(ret, CAT_NAME_MAX, "%s", wanted);
 	return 0;
 }
+
+uint32_t api_read_name(const struct vmimg_service *svc, const char *verb, const char *text,
+		       char sep, struct vmimg_error *err, char collection[CAT_NAME_MAX],
+		       char name[CAT_NAME_MAX])
+{
+	if (!svc)
+		return api_answer(err, VMIMG_INVALID_PARAMETER, "%s: no service given", verb);
+	if (api_name_split(text, sep, collection, name) < 0)
+		return api_answer(err, VMIMG_INVALID_PARAMETER,
+				  "%s: '%.140s' is no name, expected COLLECTION%cNAME",
+				  sep == '@' ? "snapshot" : "reference point", text ? text : "",
+				  sep);
+	return VMIMG_OK;
+}
+
+uint32_t api_check_writable(const struct vmimg_service *svc, const char *what,
+			    struct vmimg_error *err)
+{
+	if (!eng_catalog_poisoned(svc->store->catalog))
+		return VMIMG_OK;
+	return api_answer(err, VMIMG_INVALID_STATE,
+			  "%s: the catalog is poisoned by an I/O error; reopen the store", what);
+}

@@ -31,32 +31,6 @@ static enum vmimg_refpoint_consistency collection_consistency(enum vmimg_consist
 	}
 }
 
-/* --- jobs and answers --- */
-
-static void fill_job(struct vmimg_service *svc, uint16_t type, const char *name, const char *status,
-		     struct cat_job *ret)
-{
-	memset(ret, 0, sizeof(*ret));
-	eng_store_new_id(svc->store, &ret->id);
-	ret->state = VMIMG_JOB_RUNNING;
-	ret->type = type;
-	snprintf(ret->name, sizeof(ret->name), "%s", name);
-	snprintf(ret->status_text, sizeof(ret->status_text), "%s", status);
-	ret->submitted_ns = eng_io_wall_ns(svc->io);
-	ret->started_ns = ret->submitted_ns;
-	ret->changed_ns = ret->submitted_ns;
-}
-
-static void hand_out(struct vmimg_service *svc, const struct cat_job *row, struct vmimg_job **job)
-{
-	char id[FMT_UUID_TEXT];
-
-	if (!job)
-		return;
-	fmt_uuid_format(&row->id, id);
-	vmimg_job_get(svc, id, NULL, job);
-}
-
 static void fill_ref(const struct cat_refpoint *point, struct vmimg_ref *ret)
 {
 	api_name_join(ret->name, point->collection_name, '#', point->name);
@@ -68,18 +42,9 @@ static uint32_t check_point_name(struct vmimg_service *svc, const char *refpoint
 				 struct vmimg_error *err, char collection[CAT_NAME_MAX],
 				 char name[CAT_NAME_MAX])
 {
-	if (!svc)
-		return api_answer(err, VMIMG_INVALID_PARAMETER,
-				  "reference point: no service given");
-	if (api_name_split(refpoint, '#', collection, name) < 0)
-		return api_answer(err, VMIMG_INVALID_PARAMETER,
-				  "reference point: '%.140s' is no name, expected COLLECTION#NAME",
-				  refpoint ? refpoint : "");
-	if (eng_catalog_poisoned(catalog_of(svc)))
-		return api_answer(err, VMIMG_INVALID_STATE,
-				  "%s: the catalog is poisoned by an I/O error; reopen the store",
-				  refpoint);
-	return 0;
+	uint32_t code = api_read_name(svc, "reference point", refpoint, '#', err, collection, name);
+
+	return code ? code : api_check_writable(svc, refpoint, err);
 }
 
 /* --- ConvertToReferencePoint --- */
@@ -100,18 +65,14 @@ static uint32_t check_conversion(struct vmimg_service *svc, const char *snapshot
 				 char collection[CAT_NAME_MAX], char name[CAT_NAME_MAX],
 				 char point[CAT_NAME_MAX])
 {
-	if (!svc)
-		return api_answer(err, VMIMG_INVALID_PARAMETER, "convert: no service given");
-	if (api_name_split(snapshot, '@', collection, name) < 0)
-		return api_answer(err, VMIMG_INVALID_PARAMETER,
-				  "snapshot: '%.140s' is no name, expected COLLECTION@NAME",
-				  snapshot ? snapshot : "");
-	if (api_wanted_name(wanted, '#', collection, err, point))
-		return VMIMG_INVALID_PARAMETER;
-	if (eng_catalog_poisoned(catalog_of(svc)))
-		return api_answer(err, VMIMG_INVALID_STATE,
-				  "%s: the catalog is poisoned by an I/O error; reopen the store",
-				  snapshot);
+	uint32_t code = api_read_name(svc, "convert", snapshot, '@', err, collection, name);
+
+	if (code == VMIMG_OK)
+		code = api_wanted_name(wanted, '#', collection, err, point);
+	if (code == VMIMG_OK)
+		code = api_check_writable(svc, snapshot, err);
+	if (code)
+		return code;
 	if (!point[0])
 		default_name(svc, collection, name, point);
 	return 0;
@@ -173,7 +134,7 @@ uint32_t vmimg_convert_to_reference_point(struct vmimg_service *svc, const char 
 	point.created_ns = eng_io_wall_ns(svc->io);
 	snprintf(point.element_name, sizeof(point.element_name), "%s", point.name);
 	api_name_join(made, collection, '#', point.name);
-	fill_job(svc, VMIMG_JOB_TYPE_CONVERT_TO_REFPOINT, made, "converting", &row);
+	api_job_row(svc, VMIMG_JOB_TYPE_CONVERT_TO_REFPOINT, made, "converting", &row);
 	row.affected = point.id;
 	r = eng_refpoint_convert(svc->store, collection, name, &point, &row, &marked, &why);
 	if (r < 0)
@@ -181,7 +142,7 @@ uint32_t vmimg_convert_to_reference_point(struct vmimg_service *svc, const char 
 	tell_converted(svc, &point, snapshot);
 	if (result)
 		fill_ref(&point, result);
-	hand_out(svc, &row, job);
+	api_job_hand_out(svc, &row, job);
 	return VMIMG_OK;
 }
 
@@ -201,7 +162,7 @@ uint32_t vmimg_destroy_reference_point(struct vmimg_service *svc, const char *re
 	code = check_point_name(svc, refpoint, err, collection, name);
 	if (code)
 		return code;
-	fill_job(svc, VMIMG_JOB_TYPE_DELETE_REFPOINT_COLLECTION, refpoint, "completed", &row);
+	api_job_row(svc, VMIMG_JOB_TYPE_DELETE_REFPOINT_COLLECTION, refpoint, "completed", &row);
 	row.state = VMIMG_JOB_COMPLETED;
 	row.percent = 100;
 	row.ended_ns = row.started_ns;
@@ -210,7 +171,7 @@ uint32_t vmimg_destroy_reference_point(struct vmimg_service *svc, const char *re
 		return api_answer_why(err, r == -ENOENT ? VMIMG_INVALID_PARAMETER : VMIMG_FAILED, r,
 				      &why, refpoint);
 	api_event_change(svc, "refpoint", "deleted", refpoint);
-	hand_out(svc, &row, job);
+	api_job_hand_out(svc, &row, job);
 	return VMIMG_OK;
 }
 

@@ -14,17 +14,17 @@
 #include "api/describe.h"
 #include "api/event.h"
 #include "api/job.h"
-
-#define SETTINGS_MAX (64u << 10)
+#include "api/settings.h"
 
 struct request {
 	char collection[CAT_NAME_MAX], name[CAT_NAME_MAX];
 	struct eng_revert how;
 };
 
-static uint32_t read_setting(const char *name, const json_t *value, struct request *req,
-			     struct vmimg_error *err)
+static int read_setting(void *arg, const char *name, const json_t *value, struct fmt_error *err)
 {
+	struct request *req = arg;
+
 	if (!strcmp(name, "KeepState") && json_is_boolean(value)) {
 		req->how.keep = json_is_true(value);
 		return 0;
@@ -35,73 +35,42 @@ static uint32_t read_setting(const char *name, const json_t *value, struct reque
 		if (!*text)
 			return 0;
 		if (!api_name_is_valid(text))
-			return api_answer(err, VMIMG_INVALID_PARAMETER,
-					  "settings: KeptName '%.80s' is no name", text);
+			return fmt_fail(err, -EINVAL, "settings: KeptName '%.80s' is no name",
+					text);
 		strcpy(req->how.kept_name, text);
 		return 0;
 	}
-	return api_answer(err, VMIMG_INVALID_PARAMETER,
-			  "settings: '%.64s' is unknown or of another type; expected KeepState "
-			  "(true or false), KeptName (a string)",
-			  name);
-}
-
-static uint32_t read_settings(const char *text, struct request *req, struct vmimg_error *err)
-{
-	size_t len = text ? strnlen(text, SETTINGS_MAX + 1) : 0;
-	json_t *object, *value;
-	json_error_t why;
-	const char *name;
-	uint32_t code = 0;
-
-	if (!len)
-		return 0;
-	if (len > SETTINGS_MAX)
-		return api_answer(err, VMIMG_INVALID_PARAMETER, "settings: longer than %u bytes",
-				  SETTINGS_MAX);
-	object = json_loadb(text, len, JSON_REJECT_DUPLICATES, &why);
-	if (!json_is_object(object))
-		code = api_answer(err, VMIMG_INVALID_PARAMETER, "settings: no JSON object");
-	json_object_foreach (object, name, value) {
-		if (code == 0)
-			code = read_setting(name, value, req, err);
-	}
-	json_decref(object);
-	return code;
+	return fmt_fail(err, -EINVAL,
+			"settings: '%.64s' is unknown or of another type; expected KeepState "
+			"(true or false), KeptName (a string)",
+			name);
 }
 
 static uint32_t read_request(struct vmimg_service *svc, const char *snapshot, const char *settings,
 			     struct request *req, struct vmimg_error *err)
 {
-	struct cat_job *job = &req->how.job;
+	struct fmt_error why = {""};
 	uint32_t code;
+	int r;
 
 	memset(req, 0, sizeof(*req));
-	if (!svc)
-		return api_answer(err, VMIMG_INVALID_PARAMETER, "revert: no service given");
-	if (api_name_split(snapshot, '@', req->collection, req->name) < 0)
-		return api_answer(err, VMIMG_INVALID_PARAMETER,
-				  "snapshot: '%.140s' is no name, expected COLLECTION@NAME",
-				  snapshot ? snapshot : "");
-	req->how.keep = true;
-	code = read_settings(settings, req, err);
+	code = api_read_name(svc, "revert", snapshot, '@', err, req->collection, req->name);
 	if (code)
 		return code;
-	if (eng_catalog_poisoned(svc->store->catalog))
-		return api_answer(err, VMIMG_INVALID_STATE,
-				  "%s: the catalog is poisoned by an I/O error; reopen the store",
-				  snapshot);
+	req->how.keep = true;
+	r = api_settings_each(settings, read_setting, req, &why);
+	if (r < 0)
+		return api_answer_why(err, VMIMG_INVALID_PARAMETER, r, &why, "settings");
+	code = api_check_writable(svc, snapshot, err);
+	if (code)
+		return code;
 	req->how.collection = req->collection;
 	req->how.name = req->name;
 	eng_store_new_id(svc->store, &req->how.kept_id);
 	if (!req->how.kept_name[0])
 		api_name_by_time(svc, req->collection, "auto", req->how.kept_name);
-	eng_store_new_id(svc->store, &job->id);
-	job->type = VMIMG_JOB_TYPE_APPLY_SNAPSHOT;
-	snprintf(job->name, sizeof(job->name), "%s", snapshot);
-	job->submitted_ns = eng_io_wall_ns(svc->io);
-	job->started_ns = job->submitted_ns;
-	return 0;
+	api_job_row(svc, VMIMG_JOB_TYPE_APPLY_SNAPSHOT, snapshot, "reverting", &req->how.job);
+	return VMIMG_OK;
 }
 
 static uint32_t answer_of(int r)
@@ -153,7 +122,6 @@ uint32_t vmimg_apply_snapshot(struct vmimg_service *svc, const char *snapshot, c
 {
 	struct eng_revert_result res;
 	struct fmt_error why = {""};
-	char id[FMT_UUID_TEXT];
 	struct request req;
 	json_t *document;
 	uint32_t code;
@@ -173,9 +141,6 @@ uint32_t vmimg_apply_snapshot(struct vmimg_service *svc, const char *snapshot, c
 	if (json)
 		*json = json_dumps(document, JSON_COMPACT);
 	json_decref(document);
-	if (job) {
-		fmt_uuid_format(&req.how.job.id, id);
-		vmimg_job_get(svc, id, NULL, job);
-	}
+	api_job_hand_out(svc, &req.how.job, job);
 	return VMIMG_OK;
 }

@@ -77,6 +77,16 @@ int api_name_split(const char *text, char sep, char left[CAT_NAME_MAX], char rig
 /* The wanted name, "" for none, without its collection; 4: it is no name, or of another collection. */
 uint32_t api_wanted_name(const char *wanted, char sep, const char *collection,
 			 struct vmimg_error *err, char ret[CAT_NAME_MAX]);
+/*
+ * What calls of a snapshot (@sep '@') or a reference point ('#') begin with: 4, with @verb naming the call,
+ * where there is no service or @text is no such name.
+ */
+uint32_t api_read_name(const struct vmimg_service *svc, const char *verb, const char *text,
+		       char sep, struct vmimg_error *err, char collection[CAT_NAME_MAX],
+		       char name[CAT_NAME_MAX]);
+/* 5: the catalog takes no change any more; of what the call is about. */
+uint32_t api_check_writable(const struct vmimg_service *svc, const char *what,
+			    struct vmimg_error *err);
 /* "LEFT<sep>RIGHT" into @buf. */
 void api_name_join(char buf[CAT_NS_MAX], const char *left, char sep, const char *right);
 /* A free snapshot name of the collection: "PREFIX-YYYYMMDD-HHMMSS" (CSN-5); snapshot.c. */

@@ -73,9 +73,9 @@ static int read_number(const struct setting *s, const json_t *value, struct fmt_
 	return 0;
 }
 
-static int read_setting(const char *name, const json_t *value, struct fmt_error *err,
-			struct api_settings *ret)
+static int read_setting(void *arg, const char *name, const json_t *value, struct fmt_error *err)
 {
+	struct api_settings *ret = arg;
 	const struct setting *s = find(name);
 	void *field;
 
@@ -108,33 +108,41 @@ static int read_setting(const char *name, const json_t *value, struct fmt_error 
 	return -EINVAL;
 }
 
+int api_settings_each(const char *json, api_settings_read_one *each, void *arg,
+		      struct fmt_error *err)
+{
+	size_t len = json ? strnlen(json, JSON_BYTES_MAX + 1) : 0;
+	json_t *object, *value;
+	json_error_t why;
+	const char *name;
+	int r = 0;
+
+	if (!len)
+		return 0;
+	if (len > JSON_BYTES_MAX)
+		return fmt_fail(err, -EINVAL, "settings: longer than %u bytes", JSON_BYTES_MAX);
+	object = json_loadb(json, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
+	if (!object)
+		return fmt_fail(err, -EINVAL, "settings: no valid JSON at byte %d: %s",
+				why.position, why.text);
+	if (!json_is_object(object))
+		r = fmt_fail(err, -EINVAL, "settings: no JSON object");
+	json_object_foreach (object, name, value) {
+		if (r == 0)
+			r = each(arg, name, value, err);
+	}
+	json_decref(object);
+	return r;
+}
+
 int api_settings_read(const char *json, struct fmt_error *err, struct api_settings *ret)
 {
 	struct api_settings s = {
 		.consistency = VMIMG_CONSISTENCY_CRASH,
 		.timeout_ms = 10000,
 	};
-	size_t len = json ? strnlen(json, JSON_BYTES_MAX + 1) : 0;
-	json_t *object = NULL, *value;
-	json_error_t why;
-	const char *name;
-	int r = 0;
+	int r = api_settings_each(json, read_setting, &s, err);
 
-	if (len > JSON_BYTES_MAX)
-		return fmt_fail(err, -EINVAL, "settings: longer than %u bytes", JSON_BYTES_MAX);
-	if (len) {
-		object = json_loadb(json, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
-		if (!object)
-			return fmt_fail(err, -EINVAL, "settings: no valid JSON at byte %d: %s",
-					why.position, why.text);
-		if (!json_is_object(object))
-			r = fmt_fail(err, -EINVAL, "settings: no JSON object");
-	}
-	json_object_foreach (object, name, value) {
-		if (r == 0)
-			r = read_setting(name, value, err, &s);
-	}
-	json_decref(object);
 	if (r == 0)
 		*ret = s;
 	return r;

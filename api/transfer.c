@@ -14,9 +14,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define JSON_BYTES_MAX (64u << 10)
-#define POLL_MS        100
-#define PIPE_BYTES     (1 << 20) /* asked for; the system may give less */
+#include "api/settings.h"
+
+#define POLL_MS    100
+#define PIPE_BYTES (1 << 20) /* asked for; the system may give less */
 
 /* --- settings --- */
 
@@ -89,39 +90,29 @@ static int read_value(const struct setting *s, const json_t *value, struct fmt_e
 			s->name);
 }
 
-static int read_setting(const char *name, const json_t *value, enum api_transfer_kind kind,
-			struct fmt_error *err, struct api_transfer_settings *ret)
+struct reading {
+	struct api_transfer_settings s;
+	enum api_transfer_kind kind;
+};
+
+static int read_setting(void *arg, const char *name, const json_t *value, struct fmt_error *err)
 {
+	struct reading *rd = arg;
+
 	for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++)
-		if (!strcmp(settings[i].name, name) && (settings[i].kinds & (unsigned)kind))
-			return read_value(&settings[i], value, err, ret);
+		if (!strcmp(settings[i].name, name) && (settings[i].kinds & (unsigned)rd->kind))
+			return read_value(&settings[i], value, err, &rd->s);
 	return fmt_fail(err, -EINVAL, "settings: '%.64s' is unknown", name);
 }
 
 int api_transfer_settings_read(const char *json, enum api_transfer_kind kind, struct fmt_error *err,
 			       struct api_transfer_settings *ret)
 {
-	struct api_transfer_settings s = {.copy_storage = true};
-	size_t len = json ? strnlen(json, JSON_BYTES_MAX + 1) : 0;
-	json_t *object = NULL, *value;
-	json_error_t why;
-	const char *name;
-	int r = 0;
+	struct reading rd = {.s = {.copy_storage = true}, .kind = kind};
+	int r = api_settings_each(json, read_setting, &rd, err);
 
-	if (len > JSON_BYTES_MAX)
-		return fmt_fail(err, -EINVAL, "settings: longer than %u bytes", JSON_BYTES_MAX);
-	if (len) {
-		object = json_loadb(json, len, JSON_REJECT_DUPLICATES, &why);
-		if (!json_is_object(object))
-			r = fmt_fail(err, -EINVAL, "settings: no JSON object");
-	}
-	json_object_foreach (object, name, value) {
-		if (r == 0)
-			r = read_setting(name, value, kind, err, &s);
-	}
-	json_decref(object);
 	if (r == 0)
-		*ret = s;
+		*ret = rd.s;
 	return r;
 }
 

@@ -83,19 +83,15 @@ uint32_t vmimg_verify_snapshot(struct vmimg_service *svc, const char *snapshot,
 		.run = run,
 		.destroy = free,
 	};
-	struct work *w = calloc(1, sizeof(*w));
 	struct fmt_error why = {""};
 	struct cat_snapshot snap;
+	struct work *w;
 	uint32_t code = VMIMG_OK;
 	int r;
 
-	if (job)
-		*job = NULL;
-	if (!svc || !w) {
-		free(w);
-		return svc ? api_answer(err, VMIMG_FAILED, "out of memory")
-			   : api_answer(err, VMIMG_INVALID_PARAMETER, "verify: no service given");
-	}
+	w = api_work_alloc(svc, sizeof(*w), "verify", job, err, &code);
+	if (!w)
+		return code;
 	r = api_transfer_settings_read(settings, API_TRANSFER_VERIFY, &why, &w->s);
 	if (r < 0)
 		code = api_answer_why(err, VMIMG_INVALID_PARAMETER, r, &why, "settings");
@@ -103,8 +99,8 @@ uint32_t vmimg_verify_snapshot(struct vmimg_service *svc, const char *snapshot,
 		code = api_answer(err, VMIMG_INVALID_PARAMETER,
 				  "snapshot: '%.140s' is no name, expected COLLECTION@NAME",
 				  snapshot ? snapshot : "");
-	else if (eng_catalog_get_snapshot(svc->store->catalog, w->collection, w->name, &snap) < 0 ||
-		 snap.state != CAT_SNAPSHOT_COMPLETE)
+	else if (eng_catalog_find_snapshot(svc->store->catalog, w->collection, w->name, NULL,
+					   &snap) < 0)
 		code = api_answer(err, VMIMG_INVALID_PARAMETER, "snapshot %s: there is none",
 				  snapshot);
 	if (code) {

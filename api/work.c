@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static struct vmimg_job *job_of(struct eng_progress *progress)
@@ -282,6 +283,20 @@ uint32_t api_work_wait(struct vmimg_job *job, struct vmimg_error *err)
 	if (info.job_state == VMIMG_JOB_COMPLETED)
 		return VMIMG_OK;
 	return api_answer(err, number_of(info.error_code), "%s", info.error_description);
+}
+
+void *api_work_alloc(const struct vmimg_service *svc, size_t size, const char *verb,
+		     struct vmimg_job **job, struct vmimg_error *err, uint32_t *code)
+{
+	void *arg = svc ? calloc(1, size) : NULL;
+
+	if (job)
+		*job = NULL;
+	if (!svc)
+		*code = api_answer(err, VMIMG_INVALID_PARAMETER, "%s: no service given", verb);
+	else if (!arg)
+		*code = api_answer(err, VMIMG_FAILED, "out of memory");
+	return arg;
 }
 
 uint32_t api_work_start(struct vmimg_service *svc, struct api_work *work, bool synchronous,

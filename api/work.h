@@ -11,6 +11,13 @@
 #include "api/job.h"
 
 /*
+ * What a call that starts work begins with: @size zeroed bytes for its argument, and *@job NULL. NULL with
+ * the answer in *@code when there is no service, @verb naming the call, or no memory.
+ */
+void *api_work_alloc(const struct vmimg_service *svc, size_t size, const char *verb,
+		     struct vmimg_job **job, struct vmimg_error *err, uint32_t *code);
+
+/*
  * Fills in @work and hands it over: a job of that type and name, Running. @synchronous: waits, and
  * returns how it ended: 0, or the number that stands for its error (RC-1). Otherwise 4096. 5, with @err
  * and nothing started, when the catalog cannot take the row. @work->arg is taken in every case, also
