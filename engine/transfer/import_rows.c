@@ -119,7 +119,7 @@ static int plan_vm(struct eng_import_run *run, uint32_t i)
 	int r;
 
 	for (uint32_t j = 0; j < i; j++)
-		if (run->m->disks[j].vm == vm) {
+		if (run->disks[j].new_disk && run->m->disks[j].vm == vm) {
 			d->vm = run->disks[j].vm;
 			return 0;
 		}
@@ -327,23 +327,48 @@ static int make_head(struct eng_import_run *run, uint32_t i)
 
 /* --- the commit --- */
 
-static void put_disk(struct eng_import_run *run, uint32_t i)
+#define POSITION_MAX (1u << 20) /* taken over; there is room for others behind them */
+
+/* @wanted, or behind the VM's other disks where one of them has it: its user may have made some. */
+static int choose_position(struct eng_import_run *run, const struct fmt_uuid *vm, uint32_t wanted,
+			   uint32_t *ret)
+{
+	struct cat_disk *rows = NULL;
+	bool taken = wanted > POSITION_MAX;
+	uint32_t last = 0;
+	size_t n = 0;
+	int r = eng_catalog_list_disks(run->store->catalog, vm, &rows, &n);
+
+	for (size_t i = 0; r == 0 && i < n; i++) {
+		taken = taken || rows[i].position == wanted;
+		last = rows[i].position > last ? rows[i].position : last;
+	}
+	free(rows);
+	if (r == 0)
+		*ret = !taken ? wanted : n ? last + 1 : 0;
+	return r;
+}
+
+static int put_disk(struct eng_import_run *run, uint32_t i)
 {
 	const struct fmt_manifest_disk *m = &run->m->disks[i];
 	const struct eng_import_disk *d = &run->disks[i];
 	struct cat_disk row = d->was;
+	int r = 0;
 
 	if (d->new_disk) {
 		row.id = d->id;
 		row.vm = d->vm.id;
 		strcpy(row.name, m->name);
 		row.block_bits = m->block_bits;
-		row.position = m->position;
+		r = choose_position(run, &row.vm, m->position, &row.position);
 		row.created_ns = eng_io_wall_ns(run->store->io);
 	}
 	row.size = m->size;
 	row.head = d->head->id;
-	eng_catalog_put_disk(run->store->catalog, &row);
+	if (r == 0)
+		eng_catalog_put_disk(run->store->catalog, &row);
+	return r;
 }
 
 static void put_layers(struct eng_import_run *run, uint32_t i)
@@ -406,6 +431,58 @@ static void put_snapshot(struct eng_import_run *run)
 	}
 }
 
+static int meanwhile(struct eng_import_run *run, const char *what, const char *name)
+{
+	return fmt_fail(run->err, -EEXIST, "%s %s: made since the import began (IP-2)", what, name);
+}
+
+/*
+ * What was free when the import began still is, ids too: another import of the same snapshot may have taken
+ * them, and rows put over its own would lose it.
+ */
+static int check_free(struct eng_import_run *run)
+{
+	const struct fmt_manifest *m = run->m;
+	struct eng_catalog *cat = run->store->catalog;
+	struct cat_collection collection;
+	struct cat_snapshot snap;
+
+	if (run->new_collection &&
+	    (eng_catalog_get_collection(cat, run->collection.name, &collection) == 0 ||
+	     eng_catalog_get_collection_id(cat, &run->collection.id, &collection) == 0))
+		return meanwhile(run, "collection", collection.name);
+	if (!run->new_collection &&
+	    eng_catalog_get_collection_id(cat, &run->collection.id, &run->collection) < 0)
+		return fmt_fail(run->err, -ESTALE, "collection %s: it is gone",
+				run->collection.name);
+	if (eng_catalog_get_snapshot_id(cat, &run->snapshot, &snap) == 0 ||
+	    eng_catalog_get_snapshot(cat, run->collection.name, m->snapshot_name, &snap) == 0)
+		return meanwhile(run, "snapshot", snap.name);
+	return 0;
+}
+
+static int check_new_disk(struct eng_import_run *run, uint32_t i)
+{
+	const struct eng_import_disk *d = &run->disks[i];
+	struct eng_catalog *cat = run->store->catalog;
+	struct cat_disk disk;
+	struct cat_vm vm;
+	int r;
+
+	if (eng_store_vm_in_cut(run->store, &d->vm.id))
+		return fmt_fail(run->err, -EBUSY, "%s: a snapshot is being created", d->vm.name);
+	r = eng_catalog_get_vm(cat, d->vm.name, &vm);
+	if (d->new_vm && (r == 0 || !vm_id_is_free(run, &d->vm.id)))
+		return meanwhile(run, "VM", d->vm.name);
+	if (!d->new_vm && r == 0 && !fmt_uuid_equal(&vm.id, &d->vm.id))
+		return meanwhile(run, "VM", d->vm.name);
+	if (eng_catalog_get_disk_id(cat, &d->id, &disk) == 0)
+		return meanwhile(run, "disk", disk.name);
+	if (r == 0 && eng_catalog_get_disk(cat, d->vm.name, run->m->disks[i].name, &disk) == 0)
+		return meanwhile(run, "disk", disk.name);
+	return 0;
+}
+
 static int put_rows(struct eng_import_run *run)
 {
 	struct eng_catalog *cat = run->store->catalog;
@@ -414,26 +491,31 @@ static int put_rows(struct eng_import_run *run)
 
 	if (r < 0)
 		return fmt_fail(run->err, r, "cannot begin in the catalog: %s", strerror(-r));
-	for (uint32_t i = 0; i < run->m->disk_count; i++)
-		if (run->disks[i].new_disk &&
-		    eng_store_vm_in_cut(run->store, &run->disks[i].vm.id)) {
-			eng_catalog_rollback(cat);
-			return fmt_fail(run->err, -EBUSY, "%s: a snapshot is being created",
-					run->disks[i].vm.name);
-		}
+	r = check_free(run);
+	for (uint32_t i = 0; r == 0 && i < run->m->disk_count; i++)
+		if (run->disks[i].new_disk)
+			r = check_new_disk(run, i);
+	if (r < 0) {
+		eng_catalog_rollback(cat);
+		return r;
+	}
 	if (run->new_collection)
 		eng_catalog_put_collection(cat, &run->collection);
-	for (uint32_t i = 0; i < run->m->disk_count; i++) {
+	for (uint32_t i = 0; r == 0 && i < run->m->disk_count; i++) {
 		const struct eng_import_disk *d = &run->disks[i];
 
 		if (d->new_vm)
 			eng_catalog_put_vm(cat, &d->vm);
 		if (d->new_disk)
 			eng_catalog_put_member(cat, &run->collection.id, &d->vm.id);
-		put_disk(run, i);
+		r = put_disk(run, i);
 		put_layers(run, i);
 		if (!d->new_disk)
 			eng_catalog_remove_layer(cat, &d->was.head);
+	}
+	if (r < 0) {
+		eng_catalog_rollback(cat);
+		return fmt_fail(run->err, r, "catalog: %s", strerror(-r));
 	}
 	put_snapshot(run);
 	eng_catalog_put_completed(cat, eng_progress_job(p), &run->snapshot,

@@ -91,16 +91,21 @@ static ssize_t read_stream(void *arg, void *buf, size_t len, struct fmt_error *w
 	return (ssize_t)n;
 }
 
-static int import(unsigned n, void (*hook)(void))
+static int import_as(unsigned n, void (*hook)(void), const char *collection)
 {
-	struct stream *s = &streams[n];
-	struct eng_stream_source source = {.read = read_stream, .arg = s, .name = "memory"};
-	struct eng_import how = {.source = &source};
+	struct stream s = streams[n];
+	struct eng_stream_source source = {.read = read_stream, .arg = &s, .name = "memory"};
+	struct eng_import how = {.source = &source, .new_collection = collection};
 	struct eng_import_result result;
 
-	s->at = 0;
-	s->hook = hook;
+	s.hook = hook;
+	memset(&err, 0, sizeof(err));
 	return eng_store_import(store, &how, &err, &result);
+}
+
+static int import(unsigned n, void (*hook)(void))
+{
+	return import_as(n, hook, NULL);
 }
 
 static void drop(unsigned n)
@@ -120,6 +125,11 @@ static void drop_two(void)
 {
 	drop(1);
 	drop(0);
+}
+
+static void import_another(void)
+{
+	must(import_as(0, NULL, "other") == 0);
 }
 
 static void expect_all(const char *name, unsigned writes)
@@ -174,6 +184,26 @@ Test(engine_import, point_with_later_writes_folded_in_is_no_base)
 	must(rp_layers() == 2);
 	cr_expect_eq(import(1, NULL), -ESTALE);
 	cr_expect(strstr(err.text, "folded") != NULL, "%s", err.text);
+	end();
+}
+
+/* IP-2: ids that were free when it began are another import's by now, which loses nothing to it. */
+Test(engine_import, two_at_once_of_one_snapshot)
+{
+	size_t layers;
+	struct cat_collection row;
+
+	scene();
+	layers = rp_layers();
+	cr_expect_eq(import(0, import_another), -EEXIST, "%s", err.text);
+	cr_expect(strstr(err.text, "since the import began") != NULL, "%s", err.text);
+	cr_expect_eq(eng_catalog_get_collection(store->catalog, "other", &row), 0);
+	cr_expect_eq(eng_catalog_get_collection(store->catalog, "c", &row), -ENOENT);
+	cr_expect_eq(rp_layers(), layers + 2);
+	must(eng_store_attach(store, queue[0], "other-a/d0", 0, &err, &disk[0]) == 0);
+	must(holds(0, 1, 0, 65536));
+	detach(0);
+	cr_expect_eq(import(0, NULL), 0, "%s", err.text);
 	end();
 }
 
