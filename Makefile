@@ -102,7 +102,7 @@ TESTS := $(patsubst tests/%.c,%,$(TEST_MAINS))
 TEST_SCRIPTS := $(patsubst tests/%,%,$(sort $(wildcard $(addsuffix /*.sh,$(TEST_FOLDERS)))))
 FUZZ_SRCS := $(call sources,tests/fuzz)
 FUZZERS := $(patsubst %.c,$(B)/%,$(if $(FUZZ_SRCS),$(shell grep -l LLVMFuzzerTestOneInput $(FUZZ_SRCS))))
-ALL_SRCS := $(LIB_SRCS) $(TOOL_SRCS) $(EXAMPLE_SRCS) $(TEST_LIB_SRCS) $(TEST_SRCS) $(FUZZ_SRCS) tests/tsan/main.c
+ALL_SRCS := $(LIB_SRCS) $(TOOL_SRCS) $(EXAMPLE_SRCS) $(TEST_LIB_SRCS) $(TEST_SRCS) $(FUZZ_SRCS) $(sort $(wildcard tests/tsan/*.c))
 HEADERS := $(sort $(wildcard $(addsuffix /*.h,$(LIB_FOLDERS) engine/* serve/* cli bench serve tests tests/* tests/tsan/criterion examples/*)))
 
 # ---- what is built --------------------------------------------------------------------------------
@@ -140,6 +140,8 @@ $(ARCHIVES): $(B)/flags
 	$(call say,AR,$@)
 	$(Q)rm -f $@ && $(AR) rcs $@ $(filter %.o,$^)
 
+# What every program built with TSAN=1 has besides.
+RING := $(if $(TSAN),$(B)/obj/tests/tsan/ring.o)
 link = $(CC) $(ALL_LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group
 
 $(B)/libvmimg.so.$(SOVERSION): $(call objects,$(LIB_SRCS)) api/libvmimg.map $(B)/flags
@@ -150,11 +152,11 @@ $(B)/libvmimg.so.$(SOVERSION): $(call objects,$(LIB_SRCS)) api/libvmimg.map $(B)
 $(B)/libvmimg.so: $(B)/libvmimg.so.$(SOVERSION)
 	@ln -sfn $(<F) $@
 
-$(B)/vmimg: $(call objects,$(filter cli/%,$(MAIN_SRCS))) $(B)/tools.a $(B)/libvmimg.a
+$(B)/vmimg: $(call objects,$(filter cli/%,$(MAIN_SRCS))) $(B)/tools.a $(B)/libvmimg.a $(RING)
 	$(call say,LD,$@)
 	$(Q)$(link) $(TOOL_LIBS) $(LIBS)
 
-$(PROGRAMS): $(B)/%: $(B)/obj/%.o $(B)/tools.a $(B)/libvmimg.a
+$(PROGRAMS): $(B)/%: $(B)/obj/%.o $(B)/tools.a $(B)/libvmimg.a $(RING)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(link) $(TOOL_LIBS) $(LIBS)
@@ -191,7 +193,7 @@ test_helpers = $(call objects,$(filter-out $(TEST_MAINS),$(filter $(dir tests/$(
 CRITERION := $(if $(TSAN),$(B)/obj/tests/tsan/main.o)
 
 $(TESTS:%=$(B)/tests/%): $(B)/tests/%: $(B)/obj/tests/%.o $$(call test_helpers,$$*) $$(call archives,$$*) \
-		$(CRITERION)
+		$(CRITERION) $(RING)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(link) $(if $(TSAN),-lm,-lcriterion) $(TOOL_LIBS) $(LIBS)
