@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/fold/fold.h"
+#include "engine/store/users.h"
 
 struct eng_baseline {
 	struct eng_store *store;
@@ -23,35 +23,9 @@ struct eng_baseline {
 	uint32_t ordinal;
 };
 
-/* A fold that is about to commit is waited for: for its one transaction. */
-static int hold(struct eng_baseline *base, const struct fmt_uuid *disk)
-{
-	struct eng_store *store = base->store;
-	struct eng_entry *e;
-	bool folding = true;
-
-	pthread_mutex_lock(&store->lock);
-	do {
-		e = eng_entry_get_locked(store, disk);
-		folding = e && e->folding;
-		if (folding)
-			pthread_cond_wait(&store->changed, &store->lock);
-	} while (folding);
-	if (e)
-		e->readers++;
-	base->held = e;
-	pthread_mutex_unlock(&store->lock);
-	return e ? 0 : -ENOMEM;
-}
-
 static void let_go(struct eng_baseline *base)
 {
-	if (!base->held)
-		return;
-	pthread_mutex_lock(&base->store->lock);
-	base->held->readers--;
-	pthread_mutex_unlock(&base->store->lock);
-	eng_folder_want(base->store->folder, &base->held->id);
+	eng_users_let_go(base->held);
 	base->held = NULL;
 }
 
@@ -76,7 +50,7 @@ int eng_baseline_create(struct eng_store *store, const struct cat_disk *disk,
 	base->store = store;
 	base->bits = disk->block_bits;
 	base->size = state->size;
-	r = hold(base, &disk->id);
+	r = eng_users_hold(base->store, &disk->id, &base->held);
 	if (r == 0)
 		r = eng_diff_aside(store, disk, state, top, err, &base->common, &base->aside);
 	base->everything = fmt_uuid_is_none(&base->common);

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "engine/disk/swap.h"
+#include "engine/fold/fold.h"
 
 struct eng_users_swap {
 	void (*done)(void *arg, int result);
@@ -127,6 +128,37 @@ void eng_users_release(struct eng_users *u)
 	pthread_mutex_unlock(&u->store->lock);
 	eng_store_release_all(u->entries, u->count);
 	forget(u);
+}
+
+/* --- held by others --- */
+
+int eng_users_hold(struct eng_store *store, const struct fmt_uuid *disk, struct eng_entry **ret)
+{
+	struct eng_entry *e;
+
+	pthread_mutex_lock(&store->lock);
+	while ((e = eng_entry_get_locked(store, disk)) && e->folding)
+		pthread_cond_wait(&store->changed, &store->lock);
+	if (e)
+		e->readers++;
+	pthread_mutex_unlock(&store->lock);
+	if (!e)
+		return -ENOMEM;
+	*ret = e;
+	return 0;
+}
+
+void eng_users_let_go(struct eng_entry *entry)
+{
+	struct eng_store *store;
+
+	if (!entry)
+		return;
+	store = entry->store;
+	pthread_mutex_lock(&store->lock);
+	entry->readers--;
+	pthread_mutex_unlock(&store->lock);
+	eng_folder_want(store->folder, &entry->id);
 }
 
 /* --- the swaps --- */

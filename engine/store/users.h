@@ -36,4 +36,11 @@ void eng_users_swap(struct eng_users *u, struct eng_layer *folded, const struct 
 bool eng_users_are_attached(const struct eng_users *u);
 void eng_users_release(struct eng_users *u);
 
+/*
+ * The other side: holds the disk's chain as it is, as one more reader of it (FO-5), until it is let go. Waits
+ * for a change that is about to commit. -ENOMEM.
+ */
+int eng_users_hold(struct eng_store *store, const struct fmt_uuid *disk, struct eng_entry **ret);
+void eng_users_let_go(struct eng_entry *entry); /* NULL is fine */
+
 #endif

@@ -27,6 +27,7 @@ struct eng_import_disk {
 	uint64_t told;          /* bytes that the progress knows of */
 	struct eng_layer *head; /* the new one */
 	char *head_path;
+	struct eng_entry *held;  /* while it is planned: its chain stays as it is */
 	struct eng_entry *entry; /* claimed */
 };
 

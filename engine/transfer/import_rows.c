@@ -10,9 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/store/users.h"
 #include "engine/transfer/import_impl.h"
 
 #define HEAD_SLOTS 256u
+#define CLAIM_NS   (10ull * 1000000000)
 
 /* --- a full one --- */
 
@@ -86,6 +88,27 @@ static int plan_new_collection(struct eng_import_run *run)
 }
 
 /* --- an increment --- */
+
+/* So that no fold comes between one look at the base and the next. */
+static int hold_chains(struct eng_import_run *run)
+{
+	struct cat_disk row;
+	int r = 0;
+
+	for (uint32_t i = 0; r == 0 && i < run->m->disk_count; i++)
+		if (!run->m->disks[i].full &&
+		    eng_catalog_get_disk_id(run->store->catalog, &run->m->disks[i].id, &row) == 0)
+			r = eng_users_hold(run->store, &row.id, &run->disks[i].held);
+	return r;
+}
+
+static void let_go(struct eng_import_run *run)
+{
+	for (uint32_t i = 0; run->disks && i < run->m->disk_count; i++) {
+		eng_users_let_go(run->disks[i].held);
+		run->disks[i].held = NULL;
+	}
+}
 
 static int plan_onto_base(struct eng_import_run *run)
 {
@@ -278,11 +301,15 @@ int eng_import_plan(struct eng_import_run *run)
 	run->disks = calloc(run->m->disk_count, sizeof(*run->disks));
 	if (!run->disks)
 		return fmt_fail(run->err, -ENOMEM, "out of memory");
-	r = run->m->has_base ? plan_onto_base(run) : plan_new_collection(run);
+	if (run->m->has_base)
+		r = hold_chains(run);
+	if (r == 0)
+		r = run->m->has_base ? plan_onto_base(run) : plan_new_collection(run);
 	for (uint32_t i = 0; r == 0 && i < run->m->disk_count; i++) {
 		eng_store_new_id(run->store, &run->disks[i].layer);
 		r = run->m->disks[i].full ? plan_new_disk(run, i) : plan_old_disk(run, i);
 	}
+	let_go(run);
 	return r;
 }
 
@@ -566,19 +593,28 @@ static int recheck(struct eng_import_run *run, uint32_t i)
 	return r;
 }
 
+/* Whoever has one of them for a moment, a fold or a flatten, is waited for. */
 static int claim_all(struct eng_import_run *run)
 {
-	int r = 0;
+	struct eng_entry **entries = calloc(run->m->disk_count + 1, sizeof(struct eng_entry *));
+	struct fmt_uuid *ids = calloc(run->m->disk_count + 1, sizeof(*ids));
+	size_t n = 0;
+	int r = entries && ids ? 0 : -ENOMEM;
 
-	for (uint32_t i = 0; r == 0 && i < run->m->disk_count; i++) {
-		struct eng_import_disk *d = &run->disks[i];
-
-		if (d->new_disk)
-			continue;
-		r = eng_entry_claim(run->store, &d->id, 0, &d->entry);
-		if (r < 0)
-			r = fmt_fail(run->err, r, "disk %s/%s: busy", d->was.vm_name, d->was.name);
-	}
+	for (uint32_t i = 0; r == 0 && i < run->m->disk_count; i++)
+		if (!run->disks[i].new_disk)
+			ids[n++] = run->disks[i].id;
+	if (r == 0)
+		r = eng_store_claim_all(run->store, ids, n,
+					eng_io_now_ns(run->store->io) + CLAIM_NS, entries);
+	if (r < 0)
+		fmt_fail(run->err, r, "the base's disks cannot be claimed: %s", strerror(-r));
+	n = 0;
+	for (uint32_t i = 0; r == 0 && i < run->m->disk_count; i++)
+		if (!run->disks[i].new_disk)
+			run->disks[i].entry = entries[n++];
+	free(ids);
+	free(entries);
 	if (r == 0)
 		r = match_again(run);
 	for (uint32_t i = 0; r == 0 && i < run->m->disk_count; i++)
