@@ -122,6 +122,7 @@ struct life_op {
 struct life_link {
 	struct life_snap snap; /* what it has to hold */
 	char base[2 * LIFE_NAME];
+	char format[8]; /* "stream", "raw", "qcow2" */
 	bool merge, compress, resume;
 	bool there; /* in the second store, and not merged away */
 };
@@ -369,6 +370,8 @@ void life_clear(const char *path);
 void life_restore(void);
 /* Files of disks. */
 void life_files(void);
+/* Any that there is; of an increment, that can be one. */
+const char *life_some_format(bool increment);
 
 /* --- branches (life_branch.c) --- */
 void life_revert(void);

@@ -113,8 +113,9 @@ void life_recover_backup(void)
 	for (uint32_t i = 0; i < b->count; i++) {
 		life_link_dir(i, dir);
 		life_must(access(dir, F_OK) == 0, "export %s is lost", dir);
-		life_must(vmimg_verify_stream(dir, NULL, &err, NULL) == 0, "%s: %s", dir,
-			  err.message);
+		life_must(*b->link[i].format != 's' ||
+				  vmimg_verify_stream(dir, NULL, &err, NULL) == 0,
+			  "%s: %s", dir, err.message);
 	}
 }
 
@@ -180,10 +181,11 @@ static void start(const struct life_snap *snap)
 
 	if (link->base[0])
 		snprintf(base, sizeof(base), ", \"DifferentialBackupBase\": \"%s\"", link->base);
-	snprintf(settings, sizeof(settings),
-		 "{\"Compress\": %s, \"Resume\": %s, \"BackupIntent\": %d, \"RateLimit\": %u%s}",
-		 link->compress ? "true" : "false", link->resume ? "true" : "false",
-		 link->merge ? 2 : 1, life_chance(2) ? 0 : 1u << (20 + life_pick(8)), base);
+	snprintf(
+		settings, sizeof(settings),
+		"{\"Format\": \"%s\", \"Compress\": %s, \"Resume\": %s, \"BackupIntent\": %d, \"RateLimit\": %u%s}",
+		link->format, link->compress ? "true" : "false", link->resume ? "true" : "false",
+		link->merge ? 2 : 1, life_chance(2) ? 0 : 1u << (20 + life_pick(8)), base);
 	life_link_dir(b->count, dir);
 	snprintf(world->doing, sizeof(world->doing), "export %s against %s", life_snap_name(snap),
 		 link->base[0] ? link->base : "nothing");
@@ -233,8 +235,9 @@ void life_backup(void)
 	link_draw(link, &world->snap[i]);
 	snprintf(link->base, sizeof(link->base), "%s", base);
 	link->merge = b->count && life_chance(4);
-	link->compress = life_chance(2);
-	link->resume = life_chance(2);
+	snprintf(link->format, sizeof(link->format), "%s", life_some_format(b->count));
+	link->compress = *link->format != 'r' && life_chance(2);
+	link->resume = *link->format == 's' && life_chance(2);
 	start(&world->snap[i]);
 }
 

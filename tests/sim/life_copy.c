@@ -176,6 +176,7 @@ static uint32_t call_import(void *arg)
 
 void life_import(void)
 {
+	const char *format = life_some_format(false);
 	int i = life_some_snap();
 	char part[170];
 	struct copy a;
@@ -188,8 +189,9 @@ void life_import(void)
 	snprintf(part, sizeof(part), "%s.part", a.dir);
 	life_clear(a.dir);
 	life_clear(part); /* of a process that died */
-	snprintf(a.settings, sizeof(a.settings), "{\"Synchronous\": true, \"Compress\": %s}",
-		 life_chance(2) ? "true" : "false");
+	snprintf(a.settings, sizeof(a.settings),
+		 "{\"Synchronous\": true, \"Format\": \"%s\", \"Compress\": %s}", format,
+		 *format != 'r' && life_chance(2) ? "true" : "false");
 	snprintf(world->doing, sizeof(world->doing), "export %s", a.snapshot);
 	r = life_beside(call_export, &a, true);
 	life_must(r == VMIMG_OK, "%s: %u, %s", world->doing, r, err.message);

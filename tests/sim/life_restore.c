@@ -3,7 +3,7 @@
  * life_restore.c - what a chain of exports comes to in another store (spec/stream.md IP-*): imported in
  * order, each snapshot must hold there what it held here, bit by bit. An increment out of order is refused;
  * an import that is cancelled, or cut short by a death, has made all of its snapshot or nothing. And files:
- * raw and qcow2 exports are read back.
+ * raw and qcow2 exports are read back, too.
  */
 #include "tests/sim/life.h"
 
@@ -258,6 +258,11 @@ static void expect_file(const char *dir, const char *format, const struct life_m
 	world->compared += units;
 	vmimg_image_close(image);
 	free(buf);
+}
+
+const char *life_some_format(bool increment)
+{
+	return life_chance(2) ? "stream" : increment || life_chance(2) ? "qcow2" : "raw";
 }
 
 void life_files(void)
