@@ -236,7 +236,7 @@ static int pass_frames(struct out *o, struct eng_stream_in *in, uint64_t frames,
 	return 0;
 }
 
-/* The same manifest, byte for byte (EX-6). */
+/* The same manifest, byte for byte, and what the header says of the frames (EX-6). */
 static bool is_same(const struct out *o, const struct eng_stream_in *in)
 {
 	const struct fmt_stream *head = eng_stream_in_head(in);
@@ -245,7 +245,7 @@ static bool is_same(const struct out *o, const struct eng_stream_in *in)
 	bool same = fmt_manifest_encode(&o->plan.m, &text, &len) == 0 &&
 		    len == head->manifest_len &&
 		    fmt_stream_manifest_csum(text, len) == head->manifest_csum &&
-		    (o->plan.how->compress || !head->incompat);
+		    o->plan.how->compress == !!(head->incompat & FMT_STREAM_DEFLATE);
 
 	free(text);
 	return same;

@@ -170,6 +170,18 @@ head -c 50000 inc2/s2.vmstream >full7.part/s2.vmstream
 ok "an increment is not gone on with in full" snapshot export prod@s2 full7 --resume
 ok "the full one is whole" snapshot verify full7 --output=json
 [ "$(stat -c %s full7/s2.vmstream)" -gt 4000000 ] || die "it is no full one"
+mkdir full8.part full9.part
+head -c 3000000 full/s1.vmstream >full8.part/s1.vmstream
+ok "what was not compressed is not gone on with compressed" snapshot export prod@s1 full8 --resume -c
+ok "the compressed one is whole" snapshot verify full8
+head -c 2000000 full8/s1.vmstream >full9.part/s1.vmstream
+ok "nor the other way" snapshot export prod@s1 full9 --resume
+ok "the other one is whole" snapshot verify full9
+mkdir full10.part
+head -c 2000000 full8/s1.vmstream >full10.part/s1.vmstream
+ok "a compressed one goes on compressed" snapshot export prod@s1 full10 --resume -c
+cmp -n 2000000 full8/s1.vmstream full10/s1.vmstream || die "it was begun anew"
+ok "and is whole" snapshot verify full10
 mkdir full5.part full6.part
 echo mine >full5.part/else
 fails 1 "not this export's" "what is not ours gets no name" snapshot export prod@s1 full5
