@@ -17,10 +17,16 @@
 static int run_list(struct cli *cli, int argc, char **argv)
 {
 	static const struct cli_column columns[] = {
-		{"JOB", "instance_id", CLI_AS_TEXT},   {"NAME", "name", CLI_AS_TEXT},
-		{"STATE", "job_state", CLI_AS_TEXT},   {"%", "percent_complete", CLI_AS_TEXT},
-		{"ERROR", "error_code", CLI_AS_TEXT},  {"SUBMITTED", "time_submitted", CLI_AS_TIME},
-		{"STATUS", "job_status", CLI_AS_TEXT}, {0},
+		{"JOB", "instance_id", CLI_AS_TEXT},
+		{"TYPE", "job_type", CLI_AS_JOB_TYPE},
+		{"NAME", "name", CLI_AS_TEXT},
+		{"STATE", "job_state", CLI_AS_JOB_STATE},
+		{"%", "percent_complete", CLI_AS_TEXT},
+		{"ERROR", "error_code", CLI_AS_TEXT},
+		{"SUBMITTED", "time_submitted", CLI_AS_TIME},
+		{"ELAPSED", "elapsed_time", CLI_AS_DURATION},
+		{"STATUS", "job_status", CLI_AS_TEXT},
+		{0},
 	};
 
 	cli_parse(cli, NULL, argc, argv);
@@ -70,10 +76,14 @@ static int run_wait(struct cli *cli, int argc, char **argv)
 	r = cli_wait_job(cli, s, argv[0], "job", deadline, false, &job, &error);
 	if (r == -EPROTO)
 		return cli_end(cli, s, cli_fail_call(cli, error, NULL));
+	if (r == -ETIMEDOUT)
+		return cli_end(cli, s,
+			       cli_error(cli, r, "job %s goes on: it has not ended within %llu s",
+					 argv[0], (unsigned long long)timeout_s));
 	if (r < 0)
 		return cli_end(cli, s,
-			       cli_error(cli, r, "job %s has not ended: %s", argv[0],
-					 strerror(-r)));
+			       cli_error(cli, r, "job %s goes on: not waited for any longer",
+					 argv[0]));
 	return cli_end(cli, s, print_ended(cli, argv[0], job));
 }
 
@@ -137,8 +147,8 @@ static int run_rate(struct cli *cli, int argc, char **argv)
 				  json_pack("{s:s, s:I}", "Job", argv[0], "BytesPerSecond", rate),
 				  &answer);
 	if (!status)
-		status = answer ? cli_print(cli, answer)
-				: cli_print_made(cli, json_pack("{s:I}", "fold_rate", rate));
+		status = cli_print_made(cli,
+					answer ? answer : json_pack("{s:I}", "fold_rate", rate));
 	return cli_end(cli, s, status);
 }
 

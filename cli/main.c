@@ -16,11 +16,10 @@
 #include <unistd.h>
 
 static const struct cli_verb *const families[] = {
-	cli_image_verbs,    cli_compare_verbs,    cli_check_verbs,    cli_vm_verbs,
-	cli_disk_verbs,     cli_collection_verbs, cli_snapshot_verbs, cli_keep_verbs,
-	cli_job_verbs,      cli_tree_verbs,       cli_bench_verbs,    cli_serve_verbs,
-	cli_events_verbs,   cli_lease_verbs,      cli_branch_verbs,   cli_diff_verbs,
-	cli_transfer_verbs, cli_refpoint_verbs,
+	cli_image_verbs,      cli_compare_verbs,  cli_check_verbs,  cli_vm_verbs,   cli_disk_verbs,
+	cli_collection_verbs, cli_snapshot_verbs, cli_branch_verbs, cli_keep_verbs, cli_diff_verbs,
+	cli_transfer_verbs,   cli_refpoint_verbs, cli_job_verbs,    cli_tree_verbs, cli_bench_verbs,
+	cli_serve_verbs,      cli_events_verbs,   cli_lease_verbs,
 };
 #define FAMILIES (sizeof(families) / sizeof(families[0]))
 

@@ -189,8 +189,10 @@ static enum cli_format format_of(const char *key)
 		{"bytes", CLI_AS_SIZE},
 		{"bytes_done", CLI_AS_SIZE},
 		{"bytes_total", CLI_AS_SIZE},
-		{"bytes_per_second", CLI_AS_SIZE},
-		{"rate_limit", CLI_AS_SIZE},
+		{"bytes_per_second", CLI_AS_RATE},
+		{"rate_limit", CLI_AS_LIMIT},
+		{"job_state", CLI_AS_JOB_STATE},
+		{"job_type", CLI_AS_JOB_TYPE},
 		{"remaining_time", CLI_AS_DURATION},
 		{"created", CLI_AS_TIME},
 		{"cut_time", CLI_AS_TIME},
@@ -209,12 +211,56 @@ static enum cli_format format_of(const char *key)
 	return ends_with(key, "_ns") ? CLI_AS_DURATION : CLI_AS_TEXT;
 }
 
+/* What a number of the API family says; the number itself where we do not know it. */
+static const char *word_of(json_int_t number, enum cli_format format)
+{
+	static const struct {
+		enum cli_format format;
+		json_int_t number;
+		const char *word;
+	} words[] = {
+		{CLI_AS_JOB_STATE, VMIMG_JOB_RUNNING, "running"},
+		{CLI_AS_JOB_STATE, VMIMG_JOB_COMPLETED, "completed"},
+		{CLI_AS_JOB_STATE, VMIMG_JOB_TERMINATED, "terminated"},
+		{CLI_AS_JOB_STATE, VMIMG_JOB_KILLED, "killed"},
+		{CLI_AS_JOB_STATE, VMIMG_JOB_EXCEPTION, "exception"},
+		{CLI_AS_JOB_TYPE, VMIMG_JOB_TYPE_MERGE, "fold"},
+		{CLI_AS_JOB_TYPE, VMIMG_JOB_TYPE_EXPORT, "export"},
+		{CLI_AS_JOB_TYPE, VMIMG_JOB_TYPE_APPLY_SNAPSHOT, "revert"},
+		{CLI_AS_JOB_TYPE, VMIMG_JOB_TYPE_DELETE_SNAPSHOT, "delete"},
+		{CLI_AS_JOB_TYPE, VMIMG_JOB_TYPE_SNAPSHOT_COLLECTION, "snapshot"},
+		{CLI_AS_JOB_TYPE, VMIMG_JOB_TYPE_CONVERT_TO_REFPOINT, "convert"},
+		{CLI_AS_JOB_TYPE, VMIMG_JOB_TYPE_CREATE_REFPOINT_COLLECTION, "refpoint"},
+		{CLI_AS_JOB_TYPE, VMIMG_JOB_TYPE_EXPORT_REFPOINT_COLLECTION, "refpoint export"},
+		{CLI_AS_JOB_TYPE, VMIMG_JOB_TYPE_REMOVE_REFPOINT_DATA_COLLECTION, "refpoint data"},
+		{CLI_AS_JOB_TYPE, VMIMG_JOB_TYPE_DELETE_REFPOINT_COLLECTION, "refpoint delete"},
+		{CLI_AS_JOB_TYPE, VMIMG_JOB_TYPE_SETTLE, "settle"},
+		{CLI_AS_JOB_TYPE, VMIMG_JOB_TYPE_IMPORT, "import"},
+		{CLI_AS_JOB_TYPE, VMIMG_JOB_TYPE_VERIFY, "verify"},
+		{CLI_AS_JOB_TYPE, VMIMG_JOB_TYPE_CLONE, "clone"},
+		{CLI_AS_JOB_TYPE, VMIMG_JOB_TYPE_FLATTEN, "flatten"},
+	};
+
+	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+		if (words[i].format == format && words[i].number == number)
+			return words[i].word;
+	}
+	return NULL;
+}
+
 static void print_number(FILE *out, json_int_t number, enum cli_format format)
 {
+	const char *word = word_of(number, format);
 	static const char *const levels[] = {"unknown", "application", "crash"};
 	char buf[CLI_TEXT_MAX];
 
-	if (format == CLI_AS_SIZE)
+	if (word)
+		fprintf(out, "%s (%" JSON_INTEGER_FORMAT ")", word, number);
+	else if (format == CLI_AS_LIMIT && !number)
+		fputs("none", out);
+	else if (format == CLI_AS_RATE || format == CLI_AS_LIMIT)
+		fprintf(out, "%s/s", cli_size_text(buf, (uint64_t)number));
+	else if (format == CLI_AS_SIZE)
 		fputs(cli_size_text(buf, (uint64_t)number), out);
 	else if (format == CLI_AS_DURATION)
 		fputs(cli_duration_text(buf, (uint64_t)number), out);
@@ -251,7 +297,9 @@ static char *value_text(const json_t *value, enum cli_format format)
 		fprintf(out, "%.6g", json_real_value(value));
 	} else if (json_is_array(value)) {
 		json_array_foreach (value, i, item) {
-			char *one = value_text(item, format);
+			const json_t *tag = format == CLI_AS_TAGS ? json_object_get(item, "tag")
+								  : NULL;
+			char *one = value_text(tag ? tag : item, format);
 
 			fprintf(out, "%s%s", i ? ", " : "", one ? one : "");
 			free(one);

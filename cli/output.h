@@ -38,6 +38,11 @@ enum cli_format {
 	CLI_AS_TIME,        /* ISO 8601 text */
 	CLI_AS_CONSISTENCY, /* enum vmimg_consistency */
 	CLI_AS_LIST,        /* of strings, with commas */
+	CLI_AS_TAGS,        /* of objects, their "tag" */
+	CLI_AS_RATE,        /* bytes a second */
+	CLI_AS_LIMIT,       /* the same, 0: none */
+	CLI_AS_JOB_STATE,   /* enum vmimg_job_state */
+	CLI_AS_JOB_TYPE,    /* VMIMG_JOB_TYPE_... */
 };
 
 struct cli_column {

@@ -67,9 +67,10 @@ static void print_collection(struct picture *p, const json_t *collection, bool l
 	printf("%s\n", json_array_size(members) ? "" : " empty");
 	json_array_foreach (snapshots, i, item) {
 		branch(p, 1, i + 1 == count && !json_array_size(points));
-		printf("%s  %s  %s  %llu disks  %s used", text(item, "snapshot"),
+		printf("%s  %s  %s  %llu disk%s  %s used", text(item, "snapshot"),
 		       cli_time_text(created, text(item, "created")), text(item, "type_name"),
 		       (unsigned long long)number(item, "disks"),
+		       number(item, "disks") == 1 ? "" : "s",
 		       cli_size_text(size, number(item, "used")));
 		printf(", %s%s exclusive\n",
 		       json_is_true(json_object_get(item, "exact")) ? "" : "about ",
@@ -77,9 +78,10 @@ static void print_collection(struct picture *p, const json_t *collection, bool l
 	}
 	json_array_foreach (points, i, item) {
 		branch(p, 1, i + 1 == json_array_size(points));
-		printf("%s  %s  reference point  %llu disks\n", text(item, "refpoint"),
+		printf("%s  %s  reference point  %llu disk%s\n", text(item, "refpoint"),
 		       cli_time_text(created, text(item, "created")),
-		       (unsigned long long)number(item, "disks"));
+		       (unsigned long long)number(item, "disks"),
+		       number(item, "disks") == 1 ? "" : "s");
 	}
 }
 

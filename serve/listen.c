@@ -96,7 +96,10 @@ int srv_listen_unix(const char *path, unsigned mode, const char *fdname, struct 
 	if (r < 0) {
 		close(fd);
 		return srv_fail(err, r, "%s: cannot listen: %s%s", path, strerror(-r),
-				r == -EADDRINUSE ? " (another server, or no socket)" : "");
+				r == -EADDRINUSE ? " (another server, or no socket)"
+				: r == -ENOSPC
+					? " (delete snapshots, or put it on another file system)"
+					: "");
 	}
 	return fd;
 }

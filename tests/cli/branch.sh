@@ -43,6 +43,10 @@ ok "the job" job show "$job" --output=json
 has job_type 71 "is an apply"
 ok "the kept state" snapshot show "$kept" --output=json
 has automatic true "is marked"
+ok "in the list" snapshot list prod
+grep -qE "^$kept .* yes +- " out || die "no mark in the list"
+ok "the jobs tell what they are" job list
+grep -qE '^[0-9a-f-]+ +revert \(71\) +prod@s1 +completed \(7\) ' out || die "no revert in the list of jobs"
 content "the disks are back" 1
 "$VMIMG" disk read "$kept/web/root" >back
 same web-2 back "the kept one holds what was left"

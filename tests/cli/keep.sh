@@ -19,6 +19,8 @@ ok "they are listed" snapshot holds --output=json
 is "$(grep -c '"tag"' out)" 2 "both"
 ok "of one snapshot, too" snapshot holds prod@s1
 grep -qE '^prod@s1 +audit ' out || die "no table"
+ok "the list of snapshots" snapshot list prod
+grep -qE '^prod@s1 .* no +audit, backup ' out || die "the list does not tell of the holds"
 ok "of a collection without" snapshot holds prod@s2 --output=json
 is "$(grep -c '"tag"' out)" 0 "none"
 fails 1 'held by audit, backup' "a held snapshot stays" snapshot delete prod@s1

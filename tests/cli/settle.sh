@@ -56,7 +56,7 @@ if served; then
 	v snapshot delete c@s4 || die "delete"
 	for _ in $(seq 100); do
 		v job list || die "list"
-		id=$(awk '/ m\/d / && / 4 / {print $1; exit}' out)
+		id=$(awk '/ fold .* m\/d .* running / {print $1; exit}' out)
 		[ -z "$id" ] || break
 		sleep 0.05
 	done
@@ -67,9 +67,10 @@ if served; then
 	has job_state 4 "that runs"
 	ok "that can be cancelled" job cancel "$id" --output=json
 	has job_state 8 "then it has ended"
-	ok "and is not begun again" settle
-	is "$(layers)" $((before - 3)) "so the layer stays"
 	ok "quicker" job rate folds none
+	is "$(layers)" $((before - 3)) "and is not begun again: the layer stays"
+	ok "but by who asks for it" settle
+	is "$(layers)" $((before - 4)) "it has gone"
 else
 	echo "- --async leaves a process that gives the space back"
 	answer=$(timeout 20 "$VMIMG" snapshot delete c@s4 --rate-limit=1M/s --async --output=json) ||
