@@ -8,10 +8,7 @@
 #include "engine/fold/fold.h"
 #include "engine/store/garbage.h"
 #include "engine/snapshot/revert.h"
-#include "fsck/fsck.h"
-#include "tests/unit/engine_store.h"
-
-#include <dirent.h>
+#include "tests/sim/sound.h"
 
 TestSuite(sim_clone, .timeout = 300);
 
@@ -58,62 +55,6 @@ static bool there_is(const char *collection)
 	struct cat_collection coll;
 
 	return eng_catalog_get_collection(store->catalog, collection, &coll) == 0;
-}
-
-static int delete_snapshot(const char *name)
-{
-	struct cat_job none = {.state = 0};
-	bool marked;
-
-	return eng_store_delete_snapshot(store, "c", name, &none, &marked, &err);
-}
-
-static size_t count_layers(void)
-{
-	struct cat_layer *rows = NULL;
-	size_t n = 0;
-
-	must(eng_catalog_list_layers(store->catalog, NULL, &rows, &n) == 0);
-	free(rows);
-	return n;
-}
-
-static size_t count_files(void)
-{
-	char path[256];
-	struct dirent *e;
-	size_t n = 0;
-	DIR *d;
-
-	snprintf(path, sizeof(path), "%s/layers", dir);
-	d = opendir(path);
-	must(d != NULL);
-	while ((e = readdir(d)))
-		n += strstr(e->d_name, ".vmo") != NULL || strstr(e->d_name, ".raw") != NULL;
-	closedir(d);
-	return n;
-}
-
-static void note_finding(void *arg, const struct fsck_finding *f)
-{
-	(void)arg;
-	cr_expect_eq(f->severity, FSCK_NOTE, "%s: %s: %s", f->rule, f->where, f->message);
-}
-
-/* The store is closed: neither damage nor a leak. */
-static void expect_sound(void)
-{
-	struct fsck_summary sum = {0};
-
-	must(fsck_run(machine, dir, note_finding, NULL, &err, &sum) == 0);
-	cr_expect_eq(sum.corruptions + sum.leaks, 0u);
-}
-
-static void end(void)
-{
-	close_store();
-	expect_sound();
-	finish();
 }
 
 /* CL-1, CL-2: from a snapshot of disks in use; both sides go their own ways. */
@@ -380,57 +321,37 @@ Test(sim_clone, a_failure_anywhere_leaves_all_of_it_or_nothing)
 	}
 }
 
+static void expect_clone_or_none(uint64_t index, void *arg)
+{
+	uint64_t done = *(const uint64_t *)arg;
+
+	cr_expect(there_is("n") || index < done, "event %llu: gone", (unsigned long long)index);
+	if (there_is("n")) {
+		cr_expect(path_holds("n-a/d0", 10, 0, BLOCK));
+		cr_expect(path_holds("n-a/d1", 11, 0, BLOCK));
+		write_path("n-a/d0", 20, 0, BLOCK);
+	}
+	cr_expect(path_holds("a/d0", 10, 0, BLOCK));
+	close_store();
+	expect_sound();
+	open_store();
+}
+
 /* P2 of a clone: at whichever event, over all disks. */
 Test(sim_clone, power_may_fail_at_any_event)
 {
-	struct eng_io *own_machine;
-	struct eng_fault *own_fault;
-	uint64_t first, last, done;
-	struct eng_record *rec;
+	uint64_t first, done;
 
-	begin_in("/dev/shm");
-	open_store();
-	make_collection("c", "a");
-	make_disk(0, SIZE, 0);
-	make_disk(1, SIZE, 0);
-	close_store();
-	eng_fault_destroy(fault);
-	must(eng_record_create(machine, dir, &rec) == 0);
-	use_io(eng_record_io(rec));
-	open_store();
+	begin(2, SIZE);
+	record_from_here();
 	write_path("a/d0", 10, 0, BLOCK);
 	write_path("a/d1", 11, 0, BLOCK);
 	must(snapshot("s1") == 0);
-	first = eng_record_index(rec);
+	first = eng_record_index(record);
 	must(clone_to("c", "s1", "n") == 0);
-	done = eng_record_index(rec);
+	done = eng_record_index(record);
 	close_store();
-	last = eng_record_index(rec);
-	own_machine = machine;
-	own_fault = fault;
-	for (uint64_t index = first; index <= last; index++) {
-		char store_dir[192];
-
-		enter_power_loss(rec, index, index * 5, store_dir);
-		cr_expect(there_is("n") || index < done, "event %llu: gone",
-			  (unsigned long long)index);
-		if (there_is("n")) {
-			cr_expect(path_holds("n-a/d0", 10, 0, BLOCK));
-			cr_expect(path_holds("n-a/d1", 11, 0, BLOCK));
-			write_path("n-a/d0", 20, 0, BLOCK);
-		}
-		cr_expect(path_holds("a/d0", 10, 0, BLOCK));
-		close_store();
-		expect_sound();
-		open_store();
-		leave_power_loss(store_dir);
-	}
-	machine = own_machine;
-	fault = own_fault;
-	eng_fault_destroy(fault);
-	eng_record_destroy(rec);
-	eng_io_destroy(machine);
-	must(eng_record_remove_tree(root) == 0);
+	lose_power(first, eng_record_index(record), expect_clone_or_none, &done);
 }
 
 /* --- flatten --- */
@@ -664,55 +585,29 @@ Test(sim_clone, a_flatten_that_fails_anywhere_harms_nothing)
 	}
 }
 
-static void expect_no_damage(void *arg, const struct fsck_finding *f)
+static void expect_flattened_or_not(uint64_t index, void *arg)
 {
-	(void)arg;
-	cr_expect_neq(f->severity, FSCK_CORRUPT, "%s: %s: %s", f->rule, f->where, f->message);
+	uint64_t done = *(const uint64_t *)arg;
+
+	cr_expect(stands_alone("n-a") || index < done, "event %llu: undone",
+		  (unsigned long long)index);
+	expect_clone("n-a/d0");
+	cr_expect(view_holds("s3", 0, 20, 8 * BLOCK, 8 * BLOCK));
+	close_store();
+	expect_undamaged();
+	open_store();
 }
 
 Test(sim_clone, power_may_fail_at_any_event_of_a_flatten)
 {
-	struct eng_io *own_machine;
-	struct eng_fault *own_fault;
-	uint64_t first, last, done;
-	struct eng_record *rec;
+	uint64_t first, done;
 
-	begin_in("/dev/shm");
-	open_store();
-	make_collection("c", "a");
-	make_disk(0, SIZE, 0);
-	close_store();
-	eng_fault_destroy(fault);
-	must(eng_record_create(machine, dir, &rec) == 0);
-	use_io(eng_record_io(rec));
-	open_store();
+	begin(1, SIZE);
+	record_from_here();
 	make_clone();
-	first = eng_record_index(rec);
+	first = eng_record_index(record);
 	must(flatten("n-a") == 0);
-	done = eng_record_index(rec);
+	done = eng_record_index(record);
 	close_store();
-	last = eng_record_index(rec);
-	own_machine = machine;
-	own_fault = fault;
-	for (uint64_t index = first; index <= last; index++) {
-		struct fsck_summary sum = {0};
-		char store_dir[192];
-
-		enter_power_loss(rec, index, index * 5, store_dir);
-		cr_expect(stands_alone("n-a") || index < done, "event %llu: undone",
-			  (unsigned long long)index);
-		expect_clone("n-a/d0");
-		cr_expect(view_holds("s3", 0, 20, 8 * BLOCK, 8 * BLOCK));
-		close_store();
-		must(fsck_run(machine, dir, expect_no_damage, NULL, &err, &sum) == 0);
-		cr_expect_eq(sum.corruptions, 0u);
-		open_store();
-		leave_power_loss(store_dir);
-	}
-	machine = own_machine;
-	fault = own_fault;
-	eng_fault_destroy(fault);
-	eng_record_destroy(rec);
-	eng_io_destroy(machine);
-	must(eng_record_remove_tree(root) == 0);
+	lose_power(first, eng_record_index(record), expect_flattened_or_not, &done);
 }

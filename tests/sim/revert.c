@@ -6,10 +6,7 @@
 #include "engine/fold/fold.h"
 #include "engine/store/garbage.h"
 #include "engine/snapshot/revert.h"
-#include "fsck/fsck.h"
-#include "tests/unit/engine_store.h"
-
-#include <dirent.h>
+#include "tests/sim/sound.h"
 
 TestSuite(sim_revert, .timeout = 300);
 
@@ -59,73 +56,11 @@ static uint64_t state_of_all(unsigned disks, uint64_t a, uint64_t b)
 	return of_a == disks ? a : b;
 }
 
-static int delete_snapshot(const char *name)
-{
-	struct cat_job none = {.state = 0};
-	bool marked;
-
-	return eng_store_delete_snapshot(store, "c", name, &none, &marked, &err);
-}
-
 static bool there_is(const char *name)
 {
 	struct cat_snapshot snap;
 
 	return eng_catalog_get_snapshot(store->catalog, "c", name, &snap) == 0;
-}
-
-static size_t count_layers(void)
-{
-	struct cat_layer *rows = NULL;
-	size_t n = 0;
-
-	must(eng_catalog_list_layers(store->catalog, NULL, &rows, &n) == 0);
-	free(rows);
-	return n;
-}
-
-static size_t count_files(void)
-{
-	char path[256];
-	struct dirent *e;
-	size_t n = 0;
-	DIR *d;
-
-	snprintf(path, sizeof(path), "%s/layers", dir);
-	d = opendir(path);
-	must(d != NULL);
-	while ((e = readdir(d)))
-		n += strstr(e->d_name, ".vmo") != NULL || strstr(e->d_name, ".raw") != NULL;
-	closedir(d);
-	return n;
-}
-
-static void note_finding(void *arg, const struct fsck_finding *f)
-{
-	(void)arg;
-	cr_expect_eq(f->severity, FSCK_NOTE, "%s: %s: %s", f->rule, f->where, f->message);
-}
-
-static void expect_no_damage(void *arg, const struct fsck_finding *f)
-{
-	(void)arg;
-	cr_expect_neq(f->severity, FSCK_CORRUPT, "%s: %s: %s", f->rule, f->where, f->message);
-}
-
-/* The store is closed: neither damage nor a leak. */
-static void expect_sound(void)
-{
-	struct fsck_summary sum = {0};
-
-	must(fsck_run(machine, dir, note_finding, NULL, &err, &sum) == 0);
-	cr_expect_eq(sum.corruptions + sum.leaks, 0u);
-}
-
-static void end(void)
-{
-	close_store();
-	expect_sound();
-	finish();
 }
 
 /* AS-3, AS-4: T25's other half: the branch that was left reads what it held. */
@@ -364,7 +299,6 @@ Test(sim_revert, a_failure_anywhere_leaves_one_of_the_two_states)
 		struct eng_fault_rule rule = {.ops = (1u << ENG_FAULT_OPS) - 1,
 					      .skip = nth,
 					      .error = -EIO};
-		struct fsck_summary sum = {0};
 		int r, id;
 
 		begin(2, SIZE);
@@ -383,7 +317,7 @@ Test(sim_revert, a_failure_anywhere_leaves_one_of_the_two_states)
 			write_all(2, 20);
 		}
 		close_store();
-		must(fsck_run(machine, dir, expect_no_damage, NULL, &err, &sum) == 0);
+		expect_undamaged();
 		open_store();
 		cr_expect_eq(there_is("k"), state_of_all(2, 10, 20) == 10, "call %llu",
 			     (unsigned long long)nth);
@@ -393,62 +327,47 @@ Test(sim_revert, a_failure_anywhere_leaves_one_of_the_two_states)
 	}
 }
 
+struct loss {
+	bool keep;
+	uint64_t done;
+};
+
+static void expect_reverted_or_not(uint64_t index, void *arg)
+{
+	const struct loss *loss = arg;
+	uint64_t state = state_of_all(2, 10, 20);
+
+	cr_expect(index < loss->done || state == 10, "event %llu: undone",
+		  (unsigned long long)index);
+	if (loss->keep)
+		cr_expect_eq(there_is("k"), state == 10, "event %llu", (unsigned long long)index);
+	for (unsigned i = 0; i < 2; i++) {
+		cr_expect(view_holds("s1", i, 10 + i, 0, 8 * BLOCK));
+		if (loss->keep && state == 10)
+			cr_expect(view_holds("k", i, 20 + i, 0, 8 * BLOCK));
+	}
+	write_all(2, 50);
+	close_store();
+	expect_sound();
+	open_store();
+}
+
 /* P2 of a revert: at whichever event, over all disks; undone by what it kept. */
 static void lose_power_at_each(bool keep)
 {
-	struct eng_io *own_machine;
-	struct eng_fault *own_fault;
-	struct eng_record *rec;
-	uint64_t first, last, done;
+	struct loss loss = {.keep = keep};
+	uint64_t first;
 
-	begin_in("/dev/shm");
-	open_store();
-	make_collection("c", "a");
-	make_disk(0, SIZE, 0);
-	make_disk(1, SIZE, 0);
-	close_store();
-	eng_fault_destroy(fault);
-	must(eng_record_create(machine, dir, &rec) == 0);
-	use_io(eng_record_io(rec));
-	open_store();
+	begin(2, SIZE);
+	record_from_here();
 	write_all(2, 10);
 	must(snapshot("s1") == 0);
 	write_all(2, 20);
-	first = eng_record_index(rec);
+	first = eng_record_index(record);
 	must(revert_as("s1", keep ? "k" : NULL) == 0);
-	done = eng_record_index(rec);
+	loss.done = eng_record_index(record);
 	close_store();
-	last = eng_record_index(rec);
-	own_machine = machine;
-	own_fault = fault;
-	for (uint64_t index = first; index <= last; index++) {
-		char store_dir[192];
-		uint64_t state;
-
-		enter_power_loss(rec, index, index * 7, store_dir);
-		state = state_of_all(2, 10, 20);
-		cr_expect(index < done || state == 10, "event %llu: undone",
-			  (unsigned long long)index);
-		if (keep)
-			cr_expect_eq(there_is("k"), state == 10, "event %llu",
-				     (unsigned long long)index);
-		for (unsigned i = 0; i < 2; i++) {
-			cr_expect(view_holds("s1", i, 10 + i, 0, 8 * BLOCK));
-			if (keep && state == 10)
-				cr_expect(view_holds("k", i, 20 + i, 0, 8 * BLOCK));
-		}
-		write_all(2, 50);
-		close_store();
-		expect_sound();
-		open_store();
-		leave_power_loss(store_dir);
-	}
-	machine = own_machine;
-	fault = own_fault;
-	eng_fault_destroy(fault);
-	eng_record_destroy(rec);
-	eng_io_destroy(machine);
-	must(eng_record_remove_tree(root) == 0);
+	lose_power(first, eng_record_index(record), expect_reverted_or_not, &loss);
 }
 
 Test(sim_revert, power_may_fail_at_any_event)

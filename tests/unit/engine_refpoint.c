@@ -374,45 +374,6 @@ Test(engine_refpoint, a_set_has_a_bound_and_says_more_beyond_it)
 
 /* --- the loss of power --- */
 
-static struct eng_record *record;
-static struct eng_io *own_machine;
-static struct eng_fault *own_fault;
-
-static void record_from_here(void)
-{
-	close_store();
-	eng_fault_destroy(fault);
-	must(eng_record_create(machine, dir, &record) == 0);
-	use_io(eng_record_io(record));
-	open_store();
-	own_machine = machine;
-	own_fault = fault;
-}
-
-static void record_end(void)
-{
-	machine = own_machine;
-	fault = own_fault;
-	eng_fault_destroy(fault);
-	eng_record_destroy(record);
-	eng_io_destroy(machine);
-	must(eng_record_remove_tree(root) == 0);
-}
-
-static void lose_power(uint64_t first, uint64_t last, void (*expect)(uint64_t index, void *arg),
-		       void *arg)
-{
-	for (uint64_t index = first; index <= last; index++) {
-		char store_dir[192];
-
-		options.no_folds = true;
-		enter_power_loss(record, index, index * 7, store_dir);
-		expect(index, arg);
-		leave_power_loss(store_dir);
-	}
-	record_end();
-}
-
 struct events {
 	uint64_t done; /* from here on it has to be there */
 };

@@ -409,50 +409,38 @@ Test(engine_resize, the_process_may_die_at_any_operation_of_an_overlays_resize)
 	die_at_each(true);
 }
 
+struct loss {
+	bool overlay;
+	uint64_t grown, flushed;
+};
+
+static void expect_after_loss(uint64_t index, void *arg)
+{
+	const struct loss *loss = arg;
+
+	expect_after(loss->overlay,
+		     index >= loss->flushed ? TOLD_FLUSHED
+		     : index >= loss->grown ? TOLD_GROWN
+					    : TOLD_NOTHING,
+		     "power lost at event", index);
+}
+
 static void lose_power_at_each(bool overlay)
 {
-	struct eng_io *own_machine;
-	struct eng_fault *own_fault;
-	struct eng_record *rec;
-	uint64_t first, grown, flushed, last;
+	struct loss loss = {.overlay = overlay};
+	uint64_t first;
 
-	begin_in("/dev/shm");
-	open_store();
-	make_collection("c", "a");
-	make_disk(0, OLD, 0);
-	close_store();
-	eng_fault_destroy(fault);
-	must(eng_record_create(machine, dir, &rec) == 0);
-	use_io(eng_record_io(rec));
-	open_store();
+	begin(1, OLD);
+	record_from_here();
 	make_grown(overlay);
-	first = eng_record_index(rec);
+	first = eng_record_index(record);
 	must(grow(NEW) == 0);
-	grown = eng_record_index(rec);
+	loss.grown = eng_record_index(record);
 	must(do_write(0, 3, NEW - BLOCK, BLOCK) == 0 && do_flush(0) == 0);
-	flushed = eng_record_index(rec);
+	loss.flushed = eng_record_index(record);
 	detach(0);
 	close_store();
-	last = eng_record_index(rec);
-	own_machine = machine;
-	own_fault = fault;
-	for (uint64_t index = first; index <= last; index++) {
-		char store_dir[192];
-
-		enter_power_loss(rec, index, index * 3, store_dir);
-		expect_after(overlay,
-			     index >= flushed ? TOLD_FLUSHED
-			     : index >= grown ? TOLD_GROWN
-					      : TOLD_NOTHING,
-			     "power lost at event", index);
-		leave_power_loss(store_dir);
-	}
-	machine = own_machine;
-	fault = own_fault;
-	eng_fault_destroy(fault);
-	eng_record_destroy(rec);
-	eng_io_destroy(machine);
-	must(eng_record_remove_tree(root) == 0);
+	lose_power(first, eng_record_index(record), expect_after_loss, &loss);
 }
 
 Test(engine_resize, power_may_fail_at_any_event_of_a_raw_heads_resize)

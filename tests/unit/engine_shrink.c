@@ -247,44 +247,32 @@ Test(engine_shrink, the_process_may_die_at_any_operation_with_an_overlay)
 	die_at_each(true);
 }
 
+struct loss {
+	bool overlay;
+	uint64_t done;
+};
+
+static void expect_after_loss(uint64_t index, void *arg)
+{
+	const struct loss *loss = arg;
+
+	expect_after(loss->overlay, index >= loss->done, "power lost at event", index);
+}
+
 static void lose_power_at_each(bool overlay)
 {
-	struct eng_io *own_machine;
-	struct eng_fault *own_fault;
-	struct eng_record *rec;
-	uint64_t first, done, last;
+	struct loss loss = {.overlay = overlay};
+	uint64_t first;
 	bool marked;
 
-	begin_in("/dev/shm");
-	open_store();
-	make_collection("c", "a");
-	make_disk(0, OLD, 0);
-	close_store();
-	eng_fault_destroy(fault);
-	must(eng_record_create(machine, dir, &rec) == 0);
-	use_io(eng_record_io(rec));
-	open_store();
+	begin(1, OLD);
+	record_from_here();
 	make_content(overlay);
-	first = eng_record_index(rec);
+	first = eng_record_index(record);
 	must(shrink(NEW, &marked) == 0);
-	done = eng_record_index(rec);
+	loss.done = eng_record_index(record);
 	close_store();
-	last = eng_record_index(rec);
-	own_machine = machine;
-	own_fault = fault;
-	for (uint64_t index = first; index <= last; index++) {
-		char store_dir[192];
-
-		enter_power_loss(rec, index, index * 3, store_dir);
-		expect_after(overlay, index >= done, "power lost at event", index);
-		leave_power_loss(store_dir);
-	}
-	machine = own_machine;
-	fault = own_fault;
-	eng_fault_destroy(fault);
-	eng_record_destroy(rec);
-	eng_io_destroy(machine);
-	must(eng_record_remove_tree(root) == 0);
+	lose_power(first, eng_record_index(record), expect_after_loss, &loss);
 }
 
 Test(engine_shrink, power_may_fail_at_any_event_with_a_raw_head)

@@ -544,4 +544,48 @@ static inline void leave_power_loss(const char *store_dir)
 	must(eng_record_remove_tree(path) == 0);
 }
 
+/* --- power lost at every event --- */
+
+static struct eng_record *record;
+static struct eng_io *recorded_machine;
+static struct eng_fault *recorded_fault;
+
+/* The store is opened anew, and all that is written to it recorded from here on. No disk is attached. */
+static inline void record_from_here(void)
+{
+	close_store();
+	eng_fault_destroy(fault);
+	must(eng_record_create(machine, dir, &record) == 0);
+	use_io(eng_record_io(record));
+	open_store();
+	recorded_machine = machine;
+	recorded_fault = fault;
+}
+
+/* Instead of finish(): the store is closed. */
+static inline void record_end(void)
+{
+	machine = recorded_machine;
+	fault = recorded_fault;
+	eng_fault_destroy(fault);
+	eng_record_destroy(record);
+	eng_io_destroy(machine);
+	must(eng_record_remove_tree(root) == 0);
+}
+
+/* The store is closed. @expect looks at what each event from @first to @last leaves, open; then it ends. */
+static inline void lose_power(uint64_t first, uint64_t last,
+			      void (*expect)(uint64_t index, void *arg), void *arg)
+{
+	for (uint64_t index = first; index <= last; index++) {
+		char store_dir[192];
+
+		options.no_folds = true;
+		enter_power_loss(record, index, index * 7, store_dir);
+		expect(index, arg);
+		leave_power_loss(store_dir);
+	}
+	record_end();
+}
+
 #endif
