@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * transfer.h - what exports, imports and verifications share: their settings, pipes and files as ends of
- * a stream, and the reports that their jobs leave (spec/api.md XP-*). Private.
+ * a stream, and the reports that their jobs leave (spec/stream.md XP-*). Private.
  */
 #ifndef API_TRANSFER_H
 #define API_TRANSFER_H

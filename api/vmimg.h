@@ -186,7 +186,7 @@ struct vmimg_disk_spec {
 /* @disk: "VM/DISK". Without in_place the data is copied into the store and made durable. */
 VMIMG_API int vmimg_disk_create(struct vmimg_service *svc, const char *disk,
 				const struct vmimg_disk_spec *spec, struct vmimg_error *err);
-/* -EBUSY: attached, in a running job, or a snapshot still holds it. */
+/* -EBUSY: attached, in a running create, a snapshot holds it, or a clone stands on it; @err says which. */
 VMIMG_API int vmimg_disk_delete(struct vmimg_service *svc, const char *disk,
 				struct vmimg_error *err);
 /* Grow only (-EINVAL to shrink); multiple of 512. An attached disk grows under its clients; the call
@@ -211,7 +211,7 @@ VMIMG_API int vmimg_disk_shrink(struct vmimg_service *svc, const char *disk, uin
 VMIMG_API uint32_t vmimg_define_collection(struct vmimg_service *svc, const char *name,
 					   const char *id, uint16_t type, struct vmimg_ref *result,
 					   struct vmimg_error *err);
-/* 32775 while it has snapshots or one is being created: what a snapshot holds is never orphaned. */
+/* 32775 while it has snapshots or reference points, or one is being created: none is ever orphaned. */
 VMIMG_API uint32_t vmimg_destroy_collection(struct vmimg_service *svc, const char *collection,
 					    struct vmimg_error *err);
 VMIMG_API uint32_t vmimg_rename_collection(struct vmimg_service *svc, const char *collection,
@@ -253,8 +253,9 @@ VMIMG_API uint32_t vmimg_check_snapshot(struct vmimg_service *svc, const char *c
 
 /*
  * DestroySnapshot: deletes "COLLECTION@NAME" and nothing else (spec/lifecycle.md DL-*). Copies nothing;
- * the space comes back in the background. 0: gone, durably; 2, 4, 5: @err says why. @job: NULL, or set
- * with 0 to the job, which has ended; release with vmimg_job_put(). Any thread but a queue's.
+ * the space comes back in the background. 0: gone, durably; 4: no such snapshot; 5: held, or the catalog is
+ * poisoned; 2: @err says whether the next open goes on with it. @job: NULL, or set with 0 to the job, which
+ * has ended; release with vmimg_job_put(). Any thread but a queue's.
  */
 VMIMG_API uint32_t vmimg_destroy_snapshot(struct vmimg_service *svc, const char *snapshot,
 					  struct vmimg_job **job, struct vmimg_error *err);
@@ -299,8 +300,9 @@ VMIMG_API uint32_t vmimg_prune_snapshots(struct vmimg_service *svc, const char *
  * 0: done, durably, with *@json {"snapshot", "kept" (name or null), "kept_id", "disks", "untouched":
  * [disks that the snapshot does not hold], "removed_layers", "prepare_ns", "commit_ns", "total_ns"}, for
  * vmimg_free(). 4: no such snapshot, bad settings, KeptName taken; 5: a disk is attached, in a running
- * create, unusable, or of no member any more (@err names it); 2: others. Nothing was changed then.
- * @json, @job NULL are fine; *@job has ended, release with vmimg_job_put(). Any thread but a queue's.
+ * create, unusable, or of no member any more (@err names it), or the catalog is poisoned; 2: others. Nothing
+ * was changed then; where a COMMIT has failed the next open decides. @json, @job NULL are fine; *@job has
+ * ended, release with vmimg_job_put(). Any thread but a queue's.
  */
 VMIMG_API uint32_t vmimg_apply_snapshot(struct vmimg_service *svc, const char *snapshot,
 					const char *settings, char **json, struct vmimg_job **job,
@@ -420,8 +422,8 @@ VMIMG_API int vmimg_refpoint_info(struct vmimg_service *svc, const char *refpoin
  * vmimg_flatten(). @result: NULL, or set with 0 to the collection. 0: done, durably, with *@json
  * {"snapshot", "collection", "collection_id", "vms", "disks", "skipped": [disks that the snapshot does not
  * hold], "prepare_ns", "commit_ns", "total_ns"}, for vmimg_free(). 4: no such snapshot, a bad or taken
- * name; 5: a disk of it is busy; 2: others. Nothing was changed then. @json, @job NULL are fine; *@job has
- * ended. Any thread but a queue's; the origins may be attached.
+ * name; 5: a disk of it is busy, or the catalog is poisoned; 2: others. Nothing was changed then, as above.
+ * @json, @job NULL are fine; *@job has ended. Any thread but a queue's; the origins may be attached.
  */
 VMIMG_API uint32_t vmimg_clone_snapshot(struct vmimg_service *svc, const char *snapshot,
 					const char *to, struct vmimg_ref *result, char **json,
@@ -596,7 +598,7 @@ struct vmimg_verify {
 VMIMG_API int vmimg_verify_stream(const char *source, const struct vmimg_verify *how,
 				  struct vmimg_error *err, char **json);
 /*
- * What an export, import or verification that has ended came to, as JSON (spec/api.md XP-6); of the last
+ * What an export, import or verification that has ended came to, as JSON (spec/stream.md XP-6); of the last
  * 64. -ENOENT: it has left none. Free with vmimg_free().
  */
 VMIMG_API int vmimg_job_report(struct vmimg_service *svc, const char *instance_id,
@@ -637,7 +639,7 @@ struct vmimg_subscription;
 /*
  * Calls @callback, on a thread of the library, for every event from now on, one at a time and in order.
  * @json: one object, borrowed for the call: {"event": "job" | "snapshot" | "vm" | "disk" | "collection" |
- * "space" | "poisoned" | "lost", ...}. The callback must be quick and must not call the library.
+ * "refpoint" | "space" | "poisoned" | "lost", ...}. The callback must be quick and must not call the library.
  */
 VMIMG_API int vmimg_subscribe(struct vmimg_service *svc,
 			      void (*callback)(void *arg, const char *json), void *arg,

@@ -102,7 +102,7 @@ struct cat_snapshot_disk {
 	bool skipped;   /* independent: listed, holds nothing */
 };
 
-/* A change-tracking mark of a collection's disks (spec/lifecycle.md RP-*). */
+/* A change-tracking mark of a collection's disks (spec/refpoint.md RP-*). */
 struct cat_refpoint {
 	struct fmt_uuid id, collection;
 	char name[CAT_NAME_MAX], collection_name[CAT_NAME_MAX]; /* the latter ignored by put */
