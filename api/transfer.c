@@ -235,9 +235,14 @@ static int find_stream(struct eng_io *io, const char *dir, struct fmt_error *err
 
 	if (r < 0)
 		return fmt_fail(err, r, "%s: %s", dir, strerror(-r));
+	if (!s.found && s.manifest)
+		return fmt_fail(err, -EINVAL,
+				"%s: no stream in it; raw and qcow2 files are compared when they "
+				"are imported",
+				dir);
 	if (s.found != 1)
 		return fmt_fail(err, -EINVAL, "%s: %u files *.vmstream, expected one%s", dir,
-				s.found, s.found || s.manifest ? "" : ", or manifest.json");
+				s.found, s.found ? "" : ", or manifest.json");
 	if (asprintf(ret, "%s/%s", dir, s.name) < 0) {
 		*ret = NULL;
 		return fmt_fail(err, -ENOMEM, "out of memory");

@@ -27,7 +27,8 @@
 struct hop {
 	char dir[PATH_MAX], path[PATH_MAX + 8]; /* "": none */
 	int from, to;
-	bool started;
+	bool started, joined;
+	int error; /* of standard output; read when joined */
 	pthread_t thread;
 };
 
@@ -53,8 +54,10 @@ static void *hop_main(void *arg)
 
 	while (n > 0 || (n < 0 && errno == EINTR))
 		n = splice(hop->from, NULL, hop->to, NULL, PIPE_BYTES, SPLICE_F_MOVE);
-	if (n < 0 && errno == EINVAL)
-		copy_by_hand(hop->from, hop->to);
+	n = n < 0 ? -errno : 0;
+	if (n == -EINVAL)
+		n = copy_by_hand(hop->from, hop->to);
+	hop->error = (int)n;
 	/* The other side sees the end, or that nobody reads any more. */
 	close(hop->from == STDIN_FILENO ? hop->to : hop->from);
 	return NULL;
@@ -113,11 +116,27 @@ static int hop_start(struct cli *cli, struct hop *hop)
 	return hop->started ? CLI_OK : cli_error(cli, -EAGAIN, "cannot start a thread");
 }
 
+static void hop_join(struct hop *hop)
+{
+	if (hop->started && !hop->joined)
+		pthread_join(hop->thread, NULL);
+	hop->joined = hop->started;
+}
+
+/* Why nothing could be written any more, where that was us; the job has ended. */
+static int hop_error(struct hop *hop)
+{
+	if (!hop->started || hop->from == STDIN_FILENO)
+		return 0;
+	hop_join(hop);
+	return hop->error;
+}
+
 static void hop_end(struct hop *hop, bool failed)
 {
 	/* Who waits for input that nobody wants any more is not waited for. */
-	if (hop->started && !(failed && hop->from == STDIN_FILENO))
-		pthread_join(hop->thread, NULL);
+	if (!(failed && hop->from == STDIN_FILENO))
+		hop_join(hop);
 	if (hop->path[0])
 		unlink(hop->path);
 	if (hop->dir[0])
@@ -127,18 +146,21 @@ static void hop_end(struct hop *hop, bool failed)
 /* --- the job --- */
 
 /* The job's outcome: its report, or the error printed. */
-static int finish(struct cli *cli, struct cli_session *s, const char *operation, const char *id,
-		  json_t **report)
+static int finish(struct cli *cli, struct cli_session *s, struct hop *hop, const char *operation,
+		  const char *id, json_t **report)
 {
 	json_t *error = NULL, *job = NULL;
 	const char *why;
-	int status;
+	int status, r;
 
 	cli_wait_job(cli, s, id, operation, UINT64_MAX, true, &job, &error);
 	if (!job)
 		return cli_fail_call(cli, error, NULL);
 	why = json_string_value(json_object_get(job, "error_description"));
-	if (cli_job_state(job) != VMIMG_JOB_COMPLETED) {
+	r = cli_job_state(job) != VMIMG_JOB_COMPLETED ? hop_error(hop) : 0;
+	if (r < 0) {
+		status = cli_error(cli, r, "standard output: %s", strerror(-r));
+	} else if (cli_job_state(job) != VMIMG_JOB_COMPLETED) {
 		/* One that failed may have said more. */
 		json_decref(cli_try(s, "JobReport", json_pack("{s:s}", "Job", id), report));
 		status = cli_error_with(cli, VMIMG_FAILED,
@@ -156,7 +178,7 @@ static int run_job(struct cli *cli, struct cli_session *s, struct hop *hop, cons
 		   const char *operation, json_t *params, json_t **report)
 {
 	json_t *started = NULL;
-	int status = cli_call(s, method, params, &started);
+	int status = cli_call(s, method, params, &started), r;
 	char id[64];
 
 	if (status) {
@@ -167,7 +189,11 @@ static int run_job(struct cli *cli, struct cli_session *s, struct hop *hop, cons
 	json_decref(started);
 	status = hop_start(cli, hop);
 	if (!status)
-		status = finish(cli, s, operation, id, report);
+		status = finish(cli, s, hop, operation, id, report);
+	/* The job is done when the pipe has taken the last byte, and we when our output has. */
+	r = status ? 0 : hop_error(hop);
+	if (r < 0)
+		status = cli_error(cli, r, "standard output: %s", strerror(-r));
 	hop_end(hop, status != CLI_OK);
 	return status;
 }

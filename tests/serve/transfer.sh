@@ -32,6 +32,14 @@ ok "a snapshot is verified" snapshot verify prod@s2
 echo "- a reader that goes away ends the export"
 "$VMIMG" snapshot export prod@s1 - 2>err | head -c 100000 >/dev/null
 [ "${PIPESTATUS[0]}" = 1 ] || die "the export ended with ${PIPESTATUS[0]}"
+echo "- so does standard output that takes all but the end"
+room=$((($(stat -c %s full/s1.vmstream) - 100000) / 1024))
+for _ in 1 2 3; do
+	(trap '' XFSZ && ulimit -f $room && exec "$VMIMG" snapshot export prod@s1 - >short 2>err) &&
+		die "a stream of $(stat -c %s short) bytes is no whole one"
+	grep -q "standard output: File too large" err || die "it does not say why"
+	rm short
+done
 fails 1 "there already|is there" "a directory that is there" snapshot export prod@s1 full
 
 echo "- an interrupt cancels it, and nothing is left"
