@@ -482,14 +482,15 @@ static const struct kind {
 	const char *name;
 	int (*find)(struct vmimg_service *svc, const char *name, json_t **ret);
 	int (*list)(struct vmimg_service *svc, const char *filter, json_t **ret);
+	bool counted; /* has counts of space */
 } kinds[] = {
-	[VMIMG_KIND_STORE] = {"store", find_store, NULL},
+	[VMIMG_KIND_STORE] = {"store", find_store, NULL, true},
 	[VMIMG_KIND_VM] = {"vm", find_vm, list_vms},
-	[VMIMG_KIND_DISK] = {"disk", find_disk, list_disks},
+	[VMIMG_KIND_DISK] = {"disk", find_disk, list_disks, true},
 	[VMIMG_KIND_COLLECTION] = {"collection", find_collection, list_collections},
-	[VMIMG_KIND_SNAPSHOT] = {"snapshot", find_snapshot, list_snapshots},
+	[VMIMG_KIND_SNAPSHOT] = {"snapshot", find_snapshot, list_snapshots, true},
 	[VMIMG_KIND_JOB] = {"job", find_job, list_jobs},
-	[VMIMG_KIND_TREE] = {"tree", find_tree, NULL},
+	[VMIMG_KIND_TREE] = {"tree", find_tree, NULL, true},
 	[VMIMG_KIND_REFPOINT] = {"reference point", api_refpoint_find, api_refpoint_list},
 };
 
@@ -504,18 +505,62 @@ static int check_arguments(const struct vmimg_service *svc, enum vmimg_kind kind
 	return 0;
 }
 
-/* @doc is what was found, when @r is 0; the counts of space are put into it unless @brief (US-9). */
-static int give(struct vmimg_service *svc, json_t *doc, int r, enum vmimg_kind kind, bool brief,
+#define TRIES_NS 250000000u /* in all: a large store counts once */
+
+/* The one of that name, or with @list all of them, as an array. */
+static int find(struct vmimg_service *svc, enum vmimg_kind kind, bool list, const char *name,
+		json_t **ret)
+{
+	json_t *one = NULL;
+	int r;
+
+	if (list && kinds[kind].list)
+		return kinds[kind].list(svc, name, ret);
+	r = kinds[kind].find(svc, name, &one);
+	if (r == 0)
+		*ret = list ? json_pack("[o]", one) : one;
+	return r;
+}
+
+/*
+ * The same with the counts of space (US-9). A fold that commits in between takes away layers that are in the
+ * document, or were to be counted: then both are done anew (US-8).
+ */
+static int find_counted(struct vmimg_service *svc, enum vmimg_kind kind, bool list,
+			const char *name, json_t **ret)
+{
+	uint64_t end = eng_io_now_ns(svc->io) + TRIES_NS, before;
+	json_t *doc = NULL;
+	int r;
+
+	do {
+		json_decref(doc);
+		doc = NULL;
+		before = eng_catalog_changes(svc->store->catalog);
+		r = find(svc, kind, list, name, &doc);
+		if (r == 0)
+			r = api_fill_usage(svc, kind, doc);
+	} while (r == 0 && eng_catalog_changes(svc->store->catalog) != before &&
+		 eng_io_now_ns(svc->io) < end);
+	if (r < 0)
+		json_decref(doc);
+	else
+		*ret = doc;
+	return r;
+}
+
+static int give(struct vmimg_service *svc, enum vmimg_kind kind, bool list, bool brief,
 		const char *name, struct vmimg_error *err, char **json)
 {
 	const char *what = kinds[kind].name;
 	static const struct fmt_error none;
+	json_t *doc = NULL;
 	char *text = NULL;
+	int r = brief || !kinds[kind].counted ? find(svc, kind, list, name, &doc)
+					      : find_counted(svc, kind, list, name, &doc);
 
 	if (!name)
 		name = "";
-	if (r == 0 && !brief)
-		r = api_fill_usage(svc, kind, doc);
 	if (r == 0) {
 		text = json_dumps(doc, JSON_COMPACT);
 		r = text ? 0 : -ENOMEM;
@@ -536,22 +581,17 @@ int vmimg_describe(struct vmimg_service *svc, enum vmimg_kind kind, const char *
 		   struct vmimg_error *err, char **json)
 {
 	bool brief = (unsigned)kind & VMIMG_KIND_BRIEF;
-	json_t *doc = NULL;
 	int r;
 
 	kind = (enum vmimg_kind)((unsigned)kind & ~(unsigned)VMIMG_KIND_BRIEF);
 	r = check_arguments(svc, kind, err, json);
-	if (r < 0)
-		return r;
-	r = kinds[kind].find(svc, name, &doc);
-	return give(svc, doc, r, kind, brief, name, err, json);
+	return r < 0 ? r : give(svc, kind, false, brief, name, err, json);
 }
 
 int vmimg_list(struct vmimg_service *svc, enum vmimg_kind kind, const char *filter,
 	       struct vmimg_error *err, char **json)
 {
 	bool brief = (unsigned)kind & VMIMG_KIND_BRIEF;
-	json_t *doc = NULL, *one = NULL;
 	int r;
 
 	kind = (enum vmimg_kind)((unsigned)kind & ~(unsigned)VMIMG_KIND_BRIEF);
@@ -560,12 +600,5 @@ int vmimg_list(struct vmimg_service *svc, enum vmimg_kind kind, const char *filt
 		return r;
 	if (filter && !*filter)
 		filter = NULL;
-	if (kinds[kind].list) {
-		r = kinds[kind].list(svc, filter, &doc);
-	} else {
-		r = kinds[kind].find(svc, filter, &one);
-		if (r == 0)
-			doc = json_pack("[o]", one);
-	}
-	return give(svc, doc, r, kind, brief, filter, err, json);
+	return give(svc, kind, true, brief, filter, err, json);
 }

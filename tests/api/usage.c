@@ -62,6 +62,50 @@ Test(api_usage, each_state_and_what_only_it_sees)
 	json_decref(store);
 }
 
+/* US-8: each look counts all that is seen, whatever the folds behind it do. */
+Test(api_usage, folds_under_way_do_not_show)
+{
+	enum { DISKS = 8, ROUNDS = 12 };
+	unsigned looks = 0, inexact = 0;
+	struct vmimg_job *job = NULL;
+	char name[32];
+
+	for (unsigned d = 1; d < DISKS; d++) {
+		snprintf(name, sizeof(name), "web/d%u", d);
+		make_disk(name, 4 * MIB, false);
+	}
+	for (unsigned i = 0; i <= ROUNDS; i++) {
+		for (unsigned d = 0; d < DISKS; d++) {
+			snprintf(name, sizeof(name), "web/d%u", d);
+			fill(name, 0, 64 * KIB, 1 + i);
+		}
+		snprintf(name, sizeof(name), "s%u", i);
+		expect_ok(create("prod", name));
+	}
+	expect_ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		snprintf(name, sizeof(name), "prod@s%u", i);
+		expect_ok(vmimg_destroy_snapshot(svc, name, NULL, &err));
+		cr_assert_eq(vmimg_settle(svc, NULL, VMIMG_SETTLE_WHOLE, UINT64_MAX, &job, &err),
+			     VMIMG_JOB_STARTED);
+		do {
+			json_t *store = describe(VMIMG_KIND_STORE, NULL);
+
+			looks++;
+			if (!json_is_true(json_object_get(store, "exact")))
+				inexact++;
+			else
+				cr_assert_eq(number(store, "exclusive") + number(store, "shared"),
+					     (ROUNDS - i) * DISKS * 64 * (int64_t)KIB, "%s", name);
+			json_decref(store);
+		} while (vmimg_job_wait(job, 0) == -ETIMEDOUT);
+		expect_state(job, VMIMG_JOB_COMPLETED);
+		vmimg_job_put(job);
+	}
+	/* On a machine that is busy elsewhere a quarter of a second may not do. */
+	cr_expect_leq(inexact * 20, looks, "%u of %u looks are estimates", inexact, looks);
+}
+
 /* US-2: what two snapshots share comes back with the second one. */
 Test(api_usage, what_two_share_is_nobodys_alone)
 {
