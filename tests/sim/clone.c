@@ -347,11 +347,11 @@ Test(sim_clone, power_may_fail_at_any_event)
 	write_path("a/d0", 10, 0, BLOCK);
 	write_path("a/d1", 11, 0, BLOCK);
 	must(snapshot("s1") == 0);
-	first = eng_record_index(record);
+	first = eng_record_index(recording);
 	must(clone_to("c", "s1", "n") == 0);
-	done = eng_record_index(record);
+	done = eng_record_index(recording);
 	close_store();
-	lose_power(first, eng_record_index(record), expect_clone_or_none, &done);
+	lose_power(first, eng_record_index(recording), expect_clone_or_none, &done);
 }
 
 /* --- flatten --- */
@@ -605,9 +605,9 @@ Test(sim_clone, power_may_fail_at_any_event_of_a_flatten)
 	begin(1, SIZE);
 	record_from_here();
 	make_clone();
-	first = eng_record_index(record);
+	first = eng_record_index(recording);
 	must(flatten("n-a") == 0);
-	done = eng_record_index(record);
+	done = eng_record_index(recording);
 	close_store();
-	lose_power(first, eng_record_index(record), expect_flattened_or_not, &done);
+	lose_power(first, eng_record_index(recording), expect_flattened_or_not, &done);
 }

@@ -363,11 +363,11 @@ static void lose_power_at_each(bool keep)
 	write_all(2, 10);
 	must(snapshot("s1") == 0);
 	write_all(2, 20);
-	first = eng_record_index(record);
+	first = eng_record_index(recording);
 	must(revert_as("s1", keep ? "k" : NULL) == 0);
-	loss.done = eng_record_index(record);
+	loss.done = eng_record_index(recording);
 	close_store();
-	lose_power(first, eng_record_index(record), expect_reverted_or_not, &loss);
+	lose_power(first, eng_record_index(recording), expect_reverted_or_not, &loss);
 }
 
 Test(sim_revert, power_may_fail_at_any_event)

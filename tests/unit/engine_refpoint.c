@@ -428,14 +428,14 @@ Test(engine_refpoint, power_may_fail_at_any_event_of_a_conversion)
 	must(rp_cut("s1", false) == 0);
 	write_nth(2);
 	must(do_flush(0) == 0);
-	first = eng_record_index(record);
+	first = eng_record_index(recording);
 	rp_job = (struct cat_job){.state = 4, .type = 200, .submitted_ns = 1};
 	eng_store_new_id(store, &rp_job.id);
 	must(rp_convert("s1", "p1") == 0);
-	e.done = eng_record_index(record);
+	e.done = eng_record_index(recording);
 	detach(0);
 	close_store();
-	lose_power(first, eng_record_index(record), expect_one_of_both, &e);
+	lose_power(first, eng_record_index(recording), expect_one_of_both, &e);
 }
 
 static void expect_point_or_none(uint64_t index, void *arg)
@@ -459,9 +459,9 @@ Test(engine_refpoint, power_may_fail_at_any_event_of_a_create)
 	attach(0, 0);
 	write_nth(1);
 	must(do_flush(0) == 0);
-	first = eng_record_index(record);
+	first = eng_record_index(recording);
 	must(rp_cut("p1", true) == 0);
-	last = eng_record_index(record);
+	last = eng_record_index(recording);
 	e.done = last;
 	detach(0);
 	close_store();
@@ -492,6 +492,6 @@ Test(engine_refpoint, power_may_fail_at_any_event_of_a_fold)
 	first = 0;
 	turn_until(rp_layers() == 2);
 	close_store();
-	last = eng_record_index(record);
+	last = eng_record_index(recording);
 	lose_power(first, last, expect_all_points, NULL);
 }

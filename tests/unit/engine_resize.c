@@ -433,14 +433,14 @@ static void lose_power_at_each(bool overlay)
 	begin(1, OLD);
 	record_from_here();
 	make_grown(overlay);
-	first = eng_record_index(record);
+	first = eng_record_index(recording);
 	must(grow(NEW) == 0);
-	loss.grown = eng_record_index(record);
+	loss.grown = eng_record_index(recording);
 	must(do_write(0, 3, NEW - BLOCK, BLOCK) == 0 && do_flush(0) == 0);
-	loss.flushed = eng_record_index(record);
+	loss.flushed = eng_record_index(recording);
 	detach(0);
 	close_store();
-	lose_power(first, eng_record_index(record), expect_after_loss, &loss);
+	lose_power(first, eng_record_index(recording), expect_after_loss, &loss);
 }
 
 Test(engine_resize, power_may_fail_at_any_event_of_a_raw_heads_resize)

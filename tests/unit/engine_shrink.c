@@ -268,11 +268,11 @@ static void lose_power_at_each(bool overlay)
 	begin(1, OLD);
 	record_from_here();
 	make_content(overlay);
-	first = eng_record_index(record);
+	first = eng_record_index(recording);
 	must(shrink(NEW, &marked) == 0);
-	loss.done = eng_record_index(record);
+	loss.done = eng_record_index(recording);
 	close_store();
-	lose_power(first, eng_record_index(record), expect_after_loss, &loss);
+	lose_power(first, eng_record_index(recording), expect_after_loss, &loss);
 }
 
 Test(engine_shrink, power_may_fail_at_any_event_with_a_raw_head)

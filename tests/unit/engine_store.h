@@ -546,7 +546,7 @@ static inline void leave_power_loss(const char *store_dir)
 
 /* --- power lost at every event --- */
 
-static struct eng_record *record;
+static struct eng_record *recording;
 static struct eng_io *recorded_machine;
 static struct eng_fault *recorded_fault;
 
@@ -555,8 +555,8 @@ static inline void record_from_here(void)
 {
 	close_store();
 	eng_fault_destroy(fault);
-	must(eng_record_create(machine, dir, &record) == 0);
-	use_io(eng_record_io(record));
+	must(eng_record_create(machine, dir, &recording) == 0);
+	use_io(eng_record_io(recording));
 	open_store();
 	recorded_machine = machine;
 	recorded_fault = fault;
@@ -568,7 +568,7 @@ static inline void record_end(void)
 	machine = recorded_machine;
 	fault = recorded_fault;
 	eng_fault_destroy(fault);
-	eng_record_destroy(record);
+	eng_record_destroy(recording);
 	eng_io_destroy(machine);
 	must(eng_record_remove_tree(root) == 0);
 }
@@ -581,7 +581,7 @@ static inline void lose_power(uint64_t first, uint64_t last,
 		char store_dir[192];
 
 		options.no_folds = true;
-		enter_power_loss(record, index, index * 7, store_dir);
+		enter_power_loss(recording, index, index * 7, store_dir);
 		expect(index, arg);
 		leave_power_loss(store_dir);
 	}
