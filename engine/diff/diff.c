@@ -383,19 +383,6 @@ static int collect_claimed(struct diff *d, const struct eng_state *from, const s
 
 /* --- the whole --- */
 
-/* Its worker would wait for itself. */
-static bool is_own_thread(struct eng_store *store, const struct fmt_uuid *id)
-{
-	struct eng_entry *e;
-	bool own;
-
-	pthread_mutex_lock(&store->lock);
-	e = eng_entry_get_locked(store, id);
-	own = e && e->disk && !e->disk->read_only && eng_queue_is_mine(e->disk->queue);
-	pthread_mutex_unlock(&store->lock);
-	return own;
-}
-
 /* What a fold that came between would explain: of another disk that the chain goes through. */
 static bool is_passing(int r, unsigned tries)
 {
@@ -483,7 +470,7 @@ int eng_diff(struct eng_store *store, const struct cat_disk *disk, const struct 
 	int r;
 
 	d.err = &why;
-	if (is_own_thread(store, &disk->id))
+	if (eng_entry_is_mine(store, &disk->id))
 		return fmt_fail(err, -EDEADLK, "%s/%s: asked by the thread that works on it",
 				disk->vm_name, disk->name);
 	r = eng_blocks_create(&d.set);

@@ -35,19 +35,6 @@ static void edit_size(struct fmt_header *hdr, void *arg)
 		hdr->size = size;
 }
 
-/* The worker would wait for itself. */
-static bool is_own_thread(struct eng_store *store, const struct fmt_uuid *id)
-{
-	struct eng_entry *e;
-	bool own;
-
-	pthread_mutex_lock(&store->lock);
-	e = eng_entry_get_locked(store, id);
-	own = e && e->disk && !e->disk->read_only && eng_queue_is_mine(e->disk->queue);
-	pthread_mutex_unlock(&store->lock);
-	return own;
-}
-
 static bool is_in_cut(struct eng_store *store, const struct fmt_uuid *id)
 {
 	struct eng_entry *e;
@@ -66,7 +53,7 @@ static int claim(struct resize *rs, struct fmt_error *err)
 	uint64_t end = eng_io_now_ns(rs->store->io) + BUSY_NS;
 	int r;
 
-	if (is_own_thread(rs->store, &rs->row.id))
+	if (eng_entry_is_mine(rs->store, &rs->row.id))
 		return fmt_fail(err, -EDEADLK, "%s/%s: resized by the thread that works on it",
 				rs->row.vm_name, rs->row.name);
 	for (;;) {

@@ -405,6 +405,18 @@ struct eng_entry *eng_entry_get_locked(struct eng_store *store, const struct fmt
 	return e;
 }
 
+bool eng_entry_is_mine(struct eng_store *store, const struct fmt_uuid *disk)
+{
+	struct eng_entry *e;
+	bool mine;
+
+	pthread_mutex_lock(&store->lock);
+	e = eng_entry_get_locked(store, disk);
+	mine = e && e->disk && !e->disk->read_only && eng_queue_is_mine(e->disk->queue);
+	pthread_mutex_unlock(&store->lock);
+	return mine;
+}
+
 int eng_entry_claim(struct eng_store *store, const struct fmt_uuid *disk, uint64_t deadline_ns,
 		    struct eng_entry **ret)
 {

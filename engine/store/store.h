@@ -107,6 +107,8 @@ int eng_store_open_layer(struct eng_store *store, const struct cat_layer *row, b
 /* --- entries --- */
 /* Finds or makes the entry of a disk. Never NULL but for -ENOMEM. Store's lock held. */
 struct eng_entry *eng_entry_get_locked(struct eng_store *store, const struct fmt_uuid *disk);
+/* Whether this thread is the worker of the disk, attached for writing: it would wait for itself. */
+bool eng_entry_is_mine(struct eng_store *store, const struct fmt_uuid *disk);
 /* Makes the disk busy: waits until @deadline_ns (monotonic), -EBUSY then; 0: does not wait. */
 int eng_entry_claim(struct eng_store *store, const struct fmt_uuid *disk, uint64_t deadline_ns,
 		    struct eng_entry **ret);

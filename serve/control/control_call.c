@@ -219,8 +219,8 @@ static char *release_snapshot(struct srv_server *server, const json_t *request)
 	return reply_busy(request, json_integer(VMIMG_INVALID_STATE), snapshot);
 }
 
-/* Snapshots take their collection's new name with them; no export may stay under the old one. */
-static char *release_collection(struct srv_server *server, const json_t *request)
+/* Exports of the collection's snapshots that nobody uses go; with @all the first used one is the reply. */
+static char *release_snapshots(struct srv_server *server, const json_t *request, bool all)
 {
 	const char *collection = param(request, "Collection");
 	char *text = NULL, *busy = NULL;
@@ -236,35 +236,23 @@ static char *release_collection(struct srv_server *server, const json_t *request
 	json_array_foreach (list, i, snapshot) {
 		const char *name = json_string_value(json_object_get(snapshot, "snapshot"));
 
-		if (!busy && name && srv_exports_release(server->exports, name) < 0)
+		if (!busy && name && srv_exports_release(server->exports, name) < 0 && all)
 			busy = reply_busy(request, json_integer(VMIMG_V_IN_USE), name);
 	}
 	json_decref(list);
 	return busy;
 }
 
+/* Snapshots take their collection's new name with them; no export may stay under the old one. */
+static char *release_collection(struct srv_server *server, const json_t *request)
+{
+	return release_snapshots(server, request, true);
+}
+
 /* Exports that nobody uses would count as readers (RT-5); with used ones their snapshots stay. */
 static char *release_unused(struct srv_server *server, const json_t *request)
 {
-	const char *collection = param(request, "Collection");
-	char *text = NULL;
-	json_t *list, *snapshot;
-	size_t i;
-
-	if (!collection || !*collection ||
-	    vmimg_list(server->svc, VMIMG_KIND_BRIEF | VMIMG_KIND_SNAPSHOT, collection, NULL,
-		       &text) < 0)
-		return NULL;
-	list = json_loads(text, 0, NULL);
-	vmimg_free(text);
-	json_array_foreach (list, i, snapshot) {
-		const char *name = json_string_value(json_object_get(snapshot, "snapshot"));
-
-		if (name)
-			srv_exports_release(server->exports, name);
-	}
-	json_decref(list);
-	return NULL;
+	return release_snapshots(server, request, false);
 }
 
 /* A disk of it that nobody uses is detached first; one with users is the library's to refuse (AS-2). */
