@@ -51,34 +51,11 @@ need_mib=3500 # free space that it needs
 
 # ---- what is printed ------------------------------------------------------------------------------
 
-bold= green= red= dim= off=
-if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
-	bold=$'\e[1m' green=$'\e[32m' red=$'\e[31m' dim=$'\e[2m' off=$'\e[0m'
-fi
-now_ms() { local t=${EPOCHREALTIME/[.,]/}; echo $((t / 1000)); }
-since() {
-	local ms=$(($(now_ms) - $1))
-	if [ $ms -lt 1000 ]; then echo "$ms ms"; else echo "$((ms / 1000)).$((ms % 1000 / 100)) s"; fi
-}
+. "$(dirname "${BASH_SOURCE[0]}")/../console.bash"
+passed=0 failures=()
 us() { awk -v ns="$1" 'BEGIN { printf ns < 1e6 ? "%.1f us" : "%.1f ms", ns < 1e6 ? ns / 1e3 : ns / 1e6 }'; }
-begin_ms=$(now_ms) step=0 step_ms=0 passed=0 failures=()
-step_begin() {
-	step=$((step + 1)) step_ms=$(now_ms)
-	printf '\n%s%d. %s%s\n' "$bold" $step "$1" "$off"
-}
-step_end() { printf '   %sdone in %s%s\n' "$dim" "$(since "$step_ms")" "$off"; }
-say() { printf '   %s\n' "$*"; }
-die() {
-	printf '\n%sFAILED:%s %s\n' "$red" "$off" "$*"
-	exit 1
-}
 check() { # STATUS WHAT
 	if [ "$1" = 0 ]; then passed=$((passed + 1)); else failures+=("$2"); fi
-}
-must() { # WHAT COMMAND...
-	local what=$1
-	shift
-	"$@" >log 2>&1 || { tail -n 20 log; die "$what"; }
 }
 
 # ---- the demo -------------------------------------------------------------------------------------
