@@ -26,9 +26,12 @@ void life_company(int snap, uint32_t disk_count, const uint32_t *disks)
 	int other = life_some_snap(), disk = life_some_disk();
 
 	world->op.also.kind = LIFE_NONE;
-	if (!life_chance(4))
+	if (!life_chance(3))
 		return;
 	if (life_chance(2)) {
+		if (snap < 0 && life_chance(3) && world->snap[world->op.snap].there)
+			other = (int)world->op
+					.snap; /* the very one that is cloned or gone back to */
 		if (other < 0 || other == snap || world->snap[other].held)
 			return;
 		world->op.also.snap = (uint32_t)other;
