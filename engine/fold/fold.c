@@ -313,14 +313,14 @@ int eng_folder_create(struct eng_store *store, struct eng_folder **ret)
 	for (size_t i = 0; r == 0 && i < n; i++)
 		eng_folder_want(folder, &disks[i].id);
 	free(disks);
+	*ret = folder; /* the thread finds it in the store */
 	if (r == 0)
 		r = eng_io_spawn(store->io, "vmimg-fold", thread_main, folder, &folder->thread);
 	if (r < 0) {
+		*ret = NULL;
 		eng_folder_destroy(folder);
-		return r;
 	}
-	*ret = folder;
-	return 0;
+	return r;
 }
 
 void eng_folder_stop(struct eng_folder *folder)

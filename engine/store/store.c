@@ -189,7 +189,9 @@ static void raise_file_limit(void)
 
 static void store_free(struct eng_store *store)
 {
+	eng_folder_stop(store->folder);
 	eng_pool_destroy(store->pool);
+	eng_folder_destroy(store->folder);
 	for (struct eng_entry *e = store->entries, *next; e; e = next) {
 		next = e->next;
 		eng_entry_drop_standby(e);
@@ -250,10 +252,10 @@ int eng_store_open(struct eng_io *io, const char *dir, const struct eng_store_op
 		r = eng_catalog_fact_set(store->catalog, "clean", "0");
 	if (r == 0)
 		eng_catalog_keep_reserve(store->catalog);
+	if (r == 0 && !store->options.no_folds) /* seals tell it of their ends */
+		r = eng_folder_create(store, &store->folder);
 	if (r == 0)
 		r = eng_store_seal_rest(store);
-	if (r == 0 && !store->options.no_folds)
-		r = eng_folder_create(store, &store->folder);
 	if (r < 0)
 		goto fail;
 	*ret = store;
