@@ -24,6 +24,7 @@
 #define EXTENTS  512u
 #define NAP_NS   1000000ull
 #define RETRY_NS 100000000ull
+#define ATTEMPTS 16u
 
 struct flatten {
 	struct eng_store *store;
@@ -507,28 +508,45 @@ int eng_store_flatten_bytes(struct eng_store *store, const struct fmt_uuid *disk
 	return r;
 }
 
+/* One attempt; -ESTALE: the disk's lowest layer is another one by now. */
+static int flatten_once(struct flatten *f)
+{
+	int r;
+
+	pthread_mutex_init(&f->lock, NULL);
+	pthread_cond_init(&f->let_go, NULL);
+	r = look(f);
+	if (r == 0 && f->foreign)
+		r = run(f);
+	fini(f, r);
+	return r;
+}
+
 int eng_store_flatten(struct eng_store *store, const struct fmt_uuid *disk, bool last,
 		      struct eng_progress *progress, struct fmt_error *err, uint64_t *copied)
 {
-	struct flatten f = {
-		.store = store,
-		.disk.id = *disk,
-		.progress = progress,
-		.last = last,
-		.err = err,
-	};
-	int r;
+	struct flatten f;
+	int r = -ESTALE;
 
-	pthread_mutex_init(&f.lock, NULL);
-	pthread_cond_init(&f.let_go, NULL);
-	r = look(&f);
-	if (r == 0 && f.foreign)
-		r = run(&f);
+	/* FT-6 */
+	for (unsigned i = 0; r == -ESTALE && i < ATTEMPTS; i++) {
+		f = (struct flatten){
+			.store = store,
+			.disk.id = *disk,
+			.progress = progress,
+			.last = last,
+			.err = err,
+		};
+		if (err)
+			err->text[0] = 0;
+		r = flatten_once(&f);
+		if (r == -ESTALE && progress)
+			atomic_fetch_add(&progress->total, f.hdr.size);
+	}
 	if (r < 0 && err && !err->text[0])
 		fmt_fail(err, r, "%s/%s: cannot flatten: %s", f.disk.vm_name, f.disk.name,
 			 strerror(-r));
 	if (r == 0)
 		*copied = f.copied;
-	fini(&f, r);
 	return r;
 }

@@ -532,6 +532,26 @@ Test(sim_clone, is_flattened_while_it_is_used)
 	end();
 }
 
+/* FT-6: the one that comes second finds it done. */
+Test(sim_clone, two_flattens_of_one_disk_both_end_well)
+{
+	struct flat f, g;
+
+	begin(1, SIZE);
+	make_clone();
+	flat_start(&f, "n-a");
+	atomic_store(&f.progress.rate, 4096);
+	turn_until(atomic_load(&f.progress.done) > 0 || atomic_load(&f.done));
+	flat_start(&g, "n-a");
+	turn_until(atomic_load(&g.progress.done) > 0 || atomic_load(&g.done));
+	atomic_store(&f.progress.rate, 0);
+	cr_expect_eq(flat_end(&f), 0, "%s", f.why.text);
+	cr_expect_eq(flat_end(&g), 0, "%s", g.why.text);
+	cr_expect(stands_alone("n-a"));
+	expect_clone("n-a/d0");
+	end();
+}
+
 /* FT-5 */
 Test(sim_clone, a_flatten_that_is_cancelled_leaves_nothing)
 {
