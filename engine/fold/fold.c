@@ -280,6 +280,7 @@ void eng_folder_rest(struct eng_folder *folder, const struct fmt_uuid *disk, boo
 		pthread_cond_broadcast(&folder->changed);
 	}
 	ret->active = folder->stats.active && fmt_uuid_equal(&folder->stats.disk, disk);
+	ret->removing = folder->swaps != 0;
 	ret->pending = ret->active || folder->swaps || (w && !w->looked);
 	if (ret->active && folder->progress && atomic_load(&folder->progress->total))
 		ret->done = (double)atomic_load(&folder->progress->done) /

@@ -72,10 +72,11 @@ int eng_store_settle(struct eng_store *store, const struct fmt_uuid *disks, size
 		     struct fmt_error *err);
 
 struct eng_folder_rest {
-	bool pending; /* it is wanted, or under way, or its inputs are not removed yet */
-	bool active;  /* under way now, with */
-	double done;  /* that share of it */
-	int failed;   /* negative errno that tries again will hardly change, with */
+	bool pending;  /* it is wanted, or under way, or its inputs are not removed yet */
+	bool removing; /* inputs of some fold are still to be removed */
+	bool active;   /* under way now, with */
+	double done;   /* that share of it */
+	int failed;    /* negative errno that tries again will hardly change, with */
 	struct fmt_error why;
 };
 /* What is still to be done of that disk; with @whole it counts as left in peace from now on. */

@@ -82,27 +82,28 @@ static int look(struct settle *s, struct fmt_error *err)
 {
 	bool pending = false;
 	double done = 0;
-	int r = 0;
+	int failed = 0;
 
 	if (atomic_load(&s->store->seals))
 		return 1;
 	count_ahead(s);
-	for (size_t i = 0; r == 0 && i < s->count; i++) {
+	for (size_t i = 0; i < s->count; i++) {
 		struct disk *d = &s->disks[i];
 		struct eng_folder_rest rest;
 
 		eng_folder_rest(s->store->folder, &d->id, s->whole, &rest);
-		pending = pending || rest.pending;
+		pending = pending || rest.active || rest.removing || (rest.pending && !rest.failed);
 		/* Whatever comes after its first fold is not ahead any more. */
 		if (!rest.pending)
 			d->ended = true;
 		done += (double)d->ahead * (d->ended ? 1 : rest.done);
-		if (rest.failed)
-			r = fmt_fail(err, rest.failed, "cannot fold: %s",
-				     rest.why.text[0] ? rest.why.text : strerror(-rest.failed));
+		if (rest.failed && !failed)
+			failed = fmt_fail(err, rest.failed, "cannot fold: %s",
+					  rest.why.text[0] ? rest.why.text
+							   : strerror(-rest.failed));
 	}
 	show(s, done);
-	return r < 0 ? r : pending;
+	return pending ? 1 : failed; /* the others' space comes back first */
 }
 
 int eng_store_settle(struct eng_store *store, const struct fmt_uuid *disks, size_t count,
