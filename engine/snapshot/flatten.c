@@ -508,7 +508,7 @@ int eng_store_flatten_bytes(struct eng_store *store, const struct fmt_uuid *disk
 	return r;
 }
 
-/* One attempt; -ESTALE: the disk's lowest layer is another one by now. */
+/* One attempt; -ESTALE, -ENOENT: the disk's layers are others by now, or the disk is gone. */
 static int flatten_once(struct flatten *f)
 {
 	int r;
@@ -529,7 +529,9 @@ int eng_store_flatten(struct eng_store *store, const struct fmt_uuid *disk, bool
 	int r = -ESTALE;
 
 	/* FT-6 */
-	for (unsigned i = 0; r == -ESTALE && i < ATTEMPTS; i++) {
+	for (unsigned i = 0; (r == -ESTALE || r == -ENOENT) && i < ATTEMPTS; i++) {
+		if (i)
+			eng_io_sleep_ns(store->io, NAP_NS);
 		f = (struct flatten){
 			.store = store,
 			.disk.id = *disk,
@@ -540,7 +542,7 @@ int eng_store_flatten(struct eng_store *store, const struct fmt_uuid *disk, bool
 		if (err)
 			err->text[0] = 0;
 		r = flatten_once(&f);
-		if (r == -ESTALE && progress)
+		if (r < 0 && progress)
 			atomic_fetch_add(&progress->total, f.hdr.size);
 	}
 	if (r < 0 && err && !err->text[0])
