@@ -120,9 +120,9 @@ struct life_op {
 
 /* One export of a chain: a full one, or an increment against the one before. */
 struct life_link {
-	struct life_snap snap; /* what it has to hold */
-	char base[2 * LIFE_NAME];
-	char format[8]; /* "stream", "raw", "qcow2" */
+	struct life_snap snap;                           /* what it has to hold */
+	char base[2 * LIFE_NAME], collection[LIFE_NAME]; /* the names then */
+	char format[8];                                  /* "stream", "raw", "qcow2" */
 	bool merge, compress, resume;
 	bool there; /* in the second store, and not merged away */
 };

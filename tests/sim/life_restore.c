@@ -77,12 +77,12 @@ static void close_second(void)
 
 /* --- what is in it --- */
 
-static bool is_listed(const struct life_snap *snap)
+static bool is_listed(const struct life_link *link)
 {
 	struct cat_snapshot row;
 
-	return eng_catalog_get_snapshot(second->store->catalog, world->group[snap->group].name,
-					snap->name, &row) == 0 &&
+	return eng_catalog_get_snapshot(second->store->catalog, link->collection, link->snap.name,
+					&row) == 0 &&
 	       row.state == CAT_SNAPSHOT_COMPLETE;
 }
 
@@ -101,13 +101,14 @@ static void expect_disk(const char *name, const struct life_member *m)
 /* Bit by bit; the disks are as the newest one. */
 static void expect_link(const struct life_link *link, bool newest)
 {
-	char name[2 * LIFE_NAME];
+	char name[2 * LIFE_NAME], of[4 * LIFE_NAME];
 
 	for (uint32_t m = 0; m < link->snap.count; m++) {
 		const struct life_member *member = &link->snap.member[m];
 
 		snprintf(name, sizeof(name), "%s/%s", member->vm, member->name);
-		expect_disk(life_member_name(&link->snap, m), member);
+		snprintf(of, sizeof(of), "%s@%s/%s", link->collection, link->snap.name, name);
+		expect_disk(of, member);
 		if (newest)
 			expect_disk(name, member);
 	}
@@ -124,7 +125,7 @@ static void expect_links(uint32_t from)
 	r = vmimg_queue_create(second, 64, &err, &life.queue);
 	life_must(r == 0, "queue: %d, %s", r, err.message);
 	for (uint32_t i = 0; i < b->imported; i++) {
-		life_must(b->link[i].there == is_listed(&b->link[i].snap),
+		life_must(b->link[i].there == is_listed(&b->link[i]),
 			  "in the second store: %s is %sthere", b->link[i].snap.name,
 			  b->link[i].there ? "not " : "");
 		if (i >= from && b->link[i].there)
@@ -145,7 +146,7 @@ static void note_import(void)
 
 	link->there = true;
 	if (link->merge)
-		b->link[b->imported - 1].there = is_listed(&b->link[b->imported - 1].snap);
+		b->link[b->imported - 1].there = is_listed(&b->link[b->imported - 1]);
 	b->imported++;
 	b->importing = false;
 }
@@ -175,7 +176,7 @@ static void import_out_of_order(uint32_t link)
 	life_must(info.job_state == VMIMG_JOB_EXCEPTION, "%s, whose base is not there: state %u",
 		  world->doing, info.job_state);
 	vmimg_job_put(job);
-	life_must(!is_listed(&world->backup.link[link].snap), "%s was refused, and is there",
+	life_must(!is_listed(&world->backup.link[link]), "%s was refused, and is there",
 		  world->doing);
 }
 
@@ -191,7 +192,7 @@ static void import_next(void)
 	job = begin_import(b->imported);
 	made = life_wait_for_job(job, true, life_chance(6));
 	vmimg_job_put(job);
-	life_must(made == is_listed(&b->link[b->imported].snap), "%s: %s", world->doing,
+	life_must(made == is_listed(&b->link[b->imported]), "%s: %s", world->doing,
 		  made ? "made, and not there" : "cancelled, and there");
 	if (!made) {
 		b->importing = false;
@@ -212,7 +213,7 @@ void life_restore(void)
 		return;
 	}
 	open_second();
-	if (b->importing && b->imported < b->count && is_listed(&b->link[b->imported].snap))
+	if (b->importing && b->imported < b->count && is_listed(&b->link[b->imported]))
 		note_import();
 	b->importing = false;
 	if (b->imported)
