@@ -197,6 +197,31 @@ int fmt_header_check_child(const struct fmt_header *below, const struct fmt_uuid
 	return 0;
 }
 
+/* GO-1: the list of slots that are gone. */
+static int check_gone(const struct fmt_header *h, struct fmt_error *err)
+{
+	bool gone = h->incompat & FMT_INCOMPAT_GONE;
+
+	if (h->gone_runs > FMT_GONE_RUNS_MAX || gone != (h->gone_runs > 0))
+		return fmt_fail(err, -EUCLEAN,
+				"header: %" PRIu32
+				" runs of gone slots %s the feature bit, expected 1..%u",
+				h->gone_runs, gone ? "with" : "without", FMT_GONE_RUNS_MAX);
+	if (!gone)
+		return 0;
+	if (h->kind != FMT_KIND_OVERLAY || h->state != FMT_STATE_SEALED ||
+	    !fmt_uuid_is_none(&h->snapshot_id))
+		return fmt_fail(err, -EUCLEAN,
+				"header: gone slots in what is no sealed overlay, or a snapshot's");
+	if (!fmt_gone_fits(h, h->gone_offset, h->gone_runs))
+		return fmt_fail(err, -EUCLEAN,
+				"header: gone_offset %#" PRIx64
+				" is not aligned, or neither between log and slots nor past the "
+				"seal's pages, which end at %#" PRIx64,
+				h->gone_offset, fmt_seal_end(h));
+	return 0;
+}
+
 static int check(const struct fmt_header *h, struct fmt_error *err)
 {
 	int r;
@@ -208,6 +233,8 @@ static int check(const struct fmt_header *h, struct fmt_error *err)
 		r = check_seal(h, err);
 	if (r == 0)
 		r = check_replaced(h, err);
+	if (r == 0)
+		r = check_gone(h, err);
 	return r;
 }
 
@@ -255,6 +282,9 @@ void fmt_header_encode(const struct fmt_header *h, uint8_t slot[FMT_PAGE])
 	d.log_seq = le64_make(h->log_seq);
 	d.replaced_count = le32_make(h->replaced_count);
 	memcpy(d.replaced, h->replaced, h->replaced_count * sizeof(h->replaced[0]));
+	d.gone_offset = le64_make(h->gone_offset);
+	d.gone_runs = le32_make(h->gone_runs);
+	memcpy(d.gone_hash, h->gone_hash, 16);
 	d.csum = le64_make(slot_csum(&d));
 	memcpy(slot, &d, FMT_PAGE);
 }
@@ -298,6 +328,9 @@ static void unpack(const struct fmt_header_disk *d, struct fmt_header *h)
 	h->replaced_count = le32_get(d->replaced_count);
 	if (h->replaced_count <= FMT_REPLACED_MAX) /* else refused by check_replaced() */
 		memcpy(h->replaced, d->replaced, h->replaced_count * sizeof(h->replaced[0]));
+	h->gone_offset = le64_get(d->gone_offset);
+	h->gone_runs = le32_get(d->gone_runs);
+	memcpy(h->gone_hash, d->gone_hash, 16);
 }
 
 int fmt_header_decode(const uint8_t slot[FMT_PAGE], struct fmt_header *ret, struct fmt_error *err)

@@ -32,7 +32,8 @@
 enum {
 	FMT_INCOMPAT_ONE_FLUSH = 1u << 0, /* the log may hold one-flush records (ML-9) */
 	FMT_INCOMPAT_FOLDED = 1u << 1,    /* the header lists the layers it stands for (FD-1) */
-	FMT_INCOMPAT_KNOWN = FMT_INCOMPAT_ONE_FLUSH | FMT_INCOMPAT_FOLDED,
+	FMT_INCOMPAT_GONE = 1u << 2, /* the header names a list of slots that are gone (GO-1) */
+	FMT_INCOMPAT_KNOWN = FMT_INCOMPAT_ONE_FLUSH | FMT_INCOMPAT_FOLDED | FMT_INCOMPAT_GONE,
 };
 
 enum fmt_kind {
@@ -101,7 +102,11 @@ struct fmt_header_disk {
 	le32 replaced_count;                            /* 0x138 FOLDED: entries below */
 	le32 reserved1;                                 /* 0x13c */
 	struct fmt_replaced replaced[FMT_REPLACED_MAX]; /* 0x140 */
-	uint8_t reserved2[0xab8];
+	le64 gone_offset;                               /* 0x540 GONE: first page of the list */
+	le32 gone_runs;                                 /* 0x548 GONE: runs in it */
+	le32 reserved2;                                 /* 0x54c */
+	uint8_t gone_hash[16];                          /* 0x550 GONE: XXH3-128 of its pages */
+	uint8_t reserved3[0xa98];
 	le64 csum; /* 0xff8 XXH3-64 of bytes 0x000..0xff7 */
 };
 static_assert(sizeof(struct fmt_header_disk) == FMT_PAGE, "LH-1");
@@ -109,6 +114,7 @@ static_assert(offsetof(struct fmt_header_disk, salt) == 0x88, "LH-1");
 static_assert(offsetof(struct fmt_header_disk, boot_id) == 0xb0, "LH-1");
 static_assert(offsetof(struct fmt_header_disk, index_offset) == 0xe0, "LH-1");
 static_assert(offsetof(struct fmt_header_disk, replaced) == 0x140, "LH-1");
+static_assert(offsetof(struct fmt_header_disk, gone_offset) == 0x540, "LH-1");
 static_assert(offsetof(struct fmt_header_disk, csum) == 0xff8, "LH-1");
 
 /* The same, in memory. */
@@ -131,6 +137,9 @@ struct fmt_header {
 	uint64_t log_seq;
 	uint32_t replaced_count;
 	struct fmt_replaced replaced[FMT_REPLACED_MAX];
+	uint64_t gone_offset; /* GONE; else 0, as the next two */
+	uint32_t gone_runs;
+	uint8_t gone_hash[16];
 };
 
 /* Encodes into one 4096-byte slot; asserts what decode checks. */
@@ -241,6 +250,7 @@ enum fmt_page_type {
 	FMT_PAGE_LEAF = 1,  /* runs, sorted by block */
 	FMT_PAGE_INNER = 2, /* first block of each child page */
 	FMT_PAGE_CSUM = 3,  /* XXH3-64 of slots in slot order */
+	FMT_PAGE_GONE = 4,  /* runs of slots whose data is gone, sorted */
 };
 
 struct fmt_page_disk {
@@ -290,6 +300,31 @@ int fmt_page_check(const uint8_t page[FMT_PAGE], enum fmt_page_type type, uint32
 void fmt_leaf_run(const uint8_t page[FMT_PAGE], uint32_t i, struct fmt_run *ret);
 uint64_t fmt_inner_key(const uint8_t page[FMT_PAGE], uint32_t i);
 uint64_t fmt_csum_get(const uint8_t page[FMT_PAGE], uint32_t i);
+
+/* --- the list of slots that are gone (T26) --- */
+struct fmt_gone {
+	uint32_t slot, count;
+};
+
+#define FMT_GONE_SLOTS    ((FMT_PAGE - 0x18) / 8) /* 509: runs on a page */
+#define FMT_GONE_RUNS_MAX (128u * FMT_GONE_SLOTS) /* of a layer: 512 KiB of pages */
+
+uint64_t fmt_gone_pages(uint32_t runs);
+/* The pages between the first log segment and slot 0, which every overlay has: *@first, and how many. */
+uint64_t fmt_gap_pages(const struct fmt_header *h, uint64_t *first);
+/* Whether a list of @runs at @offset lies where one may: there, or behind the seal's pages (GO-1). */
+bool fmt_gone_fits(const struct fmt_header *h, uint64_t offset, uint32_t runs);
+/* Where a sealed layer's index and checksum pages end. */
+uint64_t fmt_seal_end(const struct fmt_header *h);
+void fmt_gone_encode(const struct fmt_gone *runs, uint32_t count, uint64_t salt, uint64_t offset,
+		     uint8_t page[FMT_PAGE]);
+void fmt_gone_run(const uint8_t page[FMT_PAGE], uint32_t i, struct fmt_gone *ret);
+/*
+ * Checks and decodes all pages of the list that @h names, from its offset on: -EBADMSG, -EUCLEAN. @runs
+ * has room for h->gone_runs.
+ */
+int fmt_gone_decode(const struct fmt_header *h, const uint8_t *pages, struct fmt_gone *runs,
+		    struct fmt_error *err);
 
 /* Data checksum of one block (zero-padded past the disk's end by the caller). */
 uint64_t fmt_block_csum(const void *block, size_t len);

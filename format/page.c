@@ -175,6 +175,26 @@ static int check_inner(const uint8_t page[FMT_PAGE], uint32_t count, uint64_t of
 	return 0;
 }
 
+/* GO-2: runs that rise, apart from each other. */
+static int check_gone(const uint8_t page[FMT_PAGE], uint32_t count, uint64_t offset,
+		      struct fmt_error *err)
+{
+	uint64_t end = 0;
+
+	for (uint32_t i = 0; i < count; i++) {
+		struct fmt_gone run;
+
+		fmt_gone_run(page, i, &run);
+		if (!run.count || (i && run.slot <= end))
+			return fmt_fail(err, -EUCLEAN,
+					"page at %#" PRIx64 ": run %" PRIu32 " of %" PRIu32
+					" gone slots from %" PRIu32 ", behind slot %" PRIu64,
+					offset, i, run.count, run.slot, end);
+		end = (uint64_t)run.slot + run.count;
+	}
+	return 0;
+}
+
 int fmt_page_check(const uint8_t page[FMT_PAGE], enum fmt_page_type type, uint32_t level,
 		   uint64_t salt, uint64_t offset, uint32_t *count, struct fmt_error *err)
 {
@@ -202,6 +222,8 @@ int fmt_page_check(const uint8_t page[FMT_PAGE], enum fmt_page_type type, uint32
 		r = check_leaf(page, n, offset, err);
 	else if (type == FMT_PAGE_INNER)
 		r = check_inner(page, n, offset, err);
+	else if (type == FMT_PAGE_GONE)
+		r = check_gone(page, n, offset, err);
 	if (r == 0)
 		*count = n;
 	return r;
@@ -225,6 +247,32 @@ uint64_t fmt_csum_get(const uint8_t page[FMT_PAGE], uint32_t i)
 {
 	assert(i < FMT_CSUM_SLOTS);
 	return get_word(page, i);
+}
+
+void fmt_gone_encode(const struct fmt_gone *runs, uint32_t count, uint64_t salt, uint64_t offset,
+		     uint8_t page[FMT_PAGE])
+{
+	uint64_t words[FMT_GONE_SLOTS];
+	struct fmt_page_disk d;
+
+	assert(count && count <= FMT_GONE_SLOTS);
+	for (uint32_t i = 0; i < count; i++) {
+		assert(runs[i].count);
+		assert(i == 0 || runs[i].slot > (uint64_t)runs[i - 1].slot + runs[i - 1].count);
+		words[i] = runs[i].slot | (uint64_t)runs[i].count << 32;
+	}
+	memset(&d, 0, sizeof(d));
+	put_words(words, count, d.body);
+	page_end(&d, FMT_PAGE_GONE, 0, count, salt, offset, page);
+}
+
+void fmt_gone_run(const uint8_t page[FMT_PAGE], uint32_t i, struct fmt_gone *ret)
+{
+	uint64_t word;
+
+	assert(i < FMT_GONE_SLOTS);
+	word = get_word(page, i);
+	*ret = (struct fmt_gone){(uint32_t)word, (uint32_t)(word >> 32)};
 }
 
 uint64_t fmt_block_csum(const void *block, size_t len)

@@ -105,6 +105,31 @@ static bool folded_holds(const struct fmt_header_disk *d)
 	return true;
 }
 
+/* GO-1; after SL-2. */
+static bool gone_holds(const struct fmt_header_disk *d)
+{
+	uint64_t offset = le64_get(d->gone_offset), end, csum_end, list_end;
+	uint32_t runs = le32_get(d->gone_runs);
+	struct fmt_index_shape shape;
+
+	if (runs > FMT_GONE_RUNS_MAX ||
+	    (le64_get(d->incompat) & FMT_INCOMPAT_GONE ? 1 : 0) != (runs > 0))
+		return false;
+	if (!runs)
+		return true;
+	if (le32_get(d->kind) != FMT_KIND_OVERLAY || le32_get(d->state) != FMT_STATE_SEALED ||
+	    !all_zeros(d->snapshot_id, 16) || fmt_index_shape(le64_get(d->index_runs), &shape) < 0)
+		return false;
+	end = le64_get(d->index_offset) + shape.total * FMT_PAGE;
+	csum_end = le64_get(d->csum_offset) + fmt_csum_pages(le64_get(d->slots)) * FMT_PAGE;
+	if (offset % FMT_PAGE || offset > FMT_OFFSET_MAX)
+		return false;
+	list_end = offset + ((uint64_t)runs + FMT_GONE_SLOTS - 1) / FMT_GONE_SLOTS * FMT_PAGE;
+	return (offset >= end && offset >= csum_end) ||
+	       (offset >= (uint64_t)FMT_LOG0_OFFSET + le32_get(d->log0_len) &&
+		list_end <= le64_get(d->data_offset));
+}
+
 /* Reports what breaks a rule between the fields of a slot whose checksum is right. */
 static bool check_slot(struct fsck *f, const uint8_t *slot, unsigned place)
 {
@@ -133,7 +158,11 @@ static bool check_slot(struct fsck *f, const uint8_t *slot, unsigned place)
 		problem = PR_HEADER_BOUNDARY;
 	else if (!folded_holds(&d))
 		problem = PR_HEADER_FOLDED;
-	else if (!seal_holds(&d) || r < 0)
+	else if (!seal_holds(&d))
+		problem = PR_HEADER_SEAL;
+	else if (!gone_holds(&d))
+		problem = PR_HEADER_GONE;
+	else if (r < 0)
 		problem = PR_HEADER_SEAL;
 	else
 		return true;

@@ -101,6 +101,7 @@ out:
 	free(l.segments);
 	free(l.log.run);
 	free(l.map.run);
+	free(l.gone);
 	free(l.buf);
 	return r;
 }

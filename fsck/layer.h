@@ -40,9 +40,10 @@ struct fsck_layer {
 	struct fsck_runs log;          /* all runs of the log, in its order */
 	struct fsck_segment *segments; /* by slot */
 	size_t segment_count, segment_cap;
-	uint64_t log_slots;   /* behind the last slot that a run or segment names */
-	bool log_sound;       /* the whole log was read */
-	struct fsck_runs map; /* of the log: by block, none overlapping another */
+	uint64_t log_slots;    /* behind the last slot that a run or segment names */
+	bool log_sound;        /* the whole log was read */
+	struct fsck_runs map;  /* of the log: by block, none overlapping another */
+	struct fmt_gone *gone; /* slots that are gone (GO-2); as many as the header says, or NULL */
 };
 
 /*
@@ -65,6 +66,11 @@ int fsck_header(struct fsck *f, const uint8_t slots[2 * FMT_PAGE], struct fmt_he
 int fsck_log(struct fsck_layer *l);
 /* map.c: who owns which slot (RU-4), then the map that the log makes (RU-3). 0 or -ENOMEM. */
 int fsck_map(struct fsck_layer *l);
+/* gone.c: reads the list of slots that are gone. What is wrong with it is reported. */
+void fsck_gone_load(struct fsck_layer *l);
+bool fsck_is_gone(const struct fsck_layer *l, uint64_t slot);
+/* That each of them is named by one of @used, which are sorted by slot. */
+void fsck_gone_named(const struct fsck_layer *l, const struct fsck_runs *used);
 /* seal.c: index, checksums, data and seal hash of a sealed layer (IX-*, CS-*, SL-*). */
 void fsck_seal(struct fsck_layer *l);
 

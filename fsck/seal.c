@@ -38,6 +38,8 @@ static bool check_bounds(struct seal *s)
 			   "they end at %#" PRIx64 ", the file at %#" PRIx64, end, size);
 		return false;
 	}
+	if (s->l->gone && h->gone_offset >= end)
+		end = h->gone_offset + fmt_gone_pages(h->gone_runs) * FMT_PAGE;
 	if (s->l->log_slots > h->slots)
 		fsck_found(s->l->f, PR_SEAL_SLOTS, "%" PRIu64 ", sealed were %" PRIu64,
 			   s->l->log_slots, h->slots);
@@ -238,8 +240,9 @@ static int check_data(struct seal *s, uint64_t first, uint64_t from, uint64_t to
 		if (r < 0)
 			return r;
 		for (uint64_t i = 0; i < n; i++, from++) {
-			if (fmt_block_csum(s->l->buf + i * bs, bs) ==
-			    fmt_csum_get(s->page, (uint32_t)(from - first)))
+			if (fsck_is_gone(s->l, from) ||
+			    fmt_block_csum(s->l->buf + i * bs, bs) ==
+				    fmt_csum_get(s->page, (uint32_t)(from - first)))
 				continue;
 			if (s->bad_count && s->bad + s->bad_count != from)
 				say_bad(s);
@@ -337,6 +340,8 @@ static int check_all(struct seal *s)
 		r = fsck_runs_by_slot(l->f, &s->index, &used);
 	else if (r == 0 && l->log_sound)
 		r = fsck_runs_by_slot(l->f, &l->map, &used);
+	if (r == 0 && (index_sound || l->log_sound))
+		fsck_gone_named(l, &used);
 	if (r == 0)
 		r = check_csums(s, &used);
 	free(used.run);
@@ -353,6 +358,7 @@ void fsck_seal(struct fsck_layer *l)
 {
 	struct seal s = {.l = l, .sound = true};
 
+	fsck_gone_load(l);
 	s.hash = fmt_seal_hash_create();
 	if (!s.hash)
 		fsck_cannot(l->f, -ENOMEM, "%s: no memory", l->path);

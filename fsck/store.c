@@ -316,6 +316,8 @@ static void check_store(struct fsck_store *s)
 		r = fsck_snapshots(s);
 	if (r == 0)
 		r = fsck_refpoints(s);
+	if (r == 0)
+		r = fsck_gone_masks(s);
 	if (r == 0) {
 		fsck_unreached(s);
 		check_names(s);

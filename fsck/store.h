@@ -40,6 +40,8 @@ void fsck_node_check(struct fsck_store *s, struct fsck_node *node, const struct 
 		     const struct cat_disk *disk);
 /* chain.c: what layers say of each other, and disks of their heads; which layers are in use. */
 int fsck_chains(struct fsck_store *s);
+/* gone.c, after all that marks: that what is gone of a layer is held by the one on top of it. */
+int fsck_gone_masks(struct fsck_store *s);
 /* chain.c, after all that marks: layers that nothing stands on. */
 void fsck_unreached(struct fsck_store *s);
 /* Marks @node and all beneath. */

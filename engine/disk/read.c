@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/layer/gone.h"
 #include "engine/layer/index.h"
 #include "engine/disk/part.h"
 #include "engine/layer/qcow2.h"
@@ -267,6 +268,12 @@ static uint64_t read_run(struct eng_req *req, uint64_t at, uint64_t end)
 	} else {
 		layer = eng_swap_layer(disk, e.layer, block >> ENG_MAP_REGION_BITS);
 		verify = disk->verify && atomic_load(&layer->sealed);
+		if (layer->gone &&
+		    eng_gone_any(layer->gone, e.slot,
+				 (uint32_t)((skip + len + (1u << bits) - 1) >> bits))) {
+			req->result = req->result ? req->result : -EUCLEAN; /* PU-6 */
+			return len;
+		}
 		read_file(req, layer, eng_layer_slot_offset(layer, e.slot) + skip, at - req->offset,
 			  len, verify ? 1u << bits : layer->dio_align, verify, e.slot);
 	}

@@ -70,9 +70,17 @@ static int span(struct eng_swap *s, uint32_t *ret)
 	return 0;
 }
 
+/* An overlay takes its own place: every entry goes on meaning what it meant. */
+static bool is_same(const struct eng_swap *s)
+{
+	return s->count == 1 && s->folded->kind == FMT_KIND_OVERLAY &&
+	       fmt_uuid_equal(&s->folded->id, &s->ids[0]);
+}
+
 static int take_place(struct eng_swap *s)
 {
 	struct eng_disk *disk = s->disk;
+	bool same = is_same(s);
 	uint32_t count;
 	int r = span(s, &count);
 
@@ -90,7 +98,7 @@ static int take_place(struct eng_swap *s)
 		disk->layers[s->lo + i] = eng_layer_get(s->folded);
 	}
 	s->regions = (disk->blocks + ENG_MAP_REGION - 1) >> ENG_MAP_REGION_BITS;
-	s->cursor = 0;
+	s->cursor = same ? s->regions : 0; /* SW-4 */
 	disk->swap = s;
 	disk->layout++;
 	return 0;

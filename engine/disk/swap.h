@@ -5,7 +5,8 @@
  * SW-1: the folded layer stands at every ordinal of its inputs, so that entries of newer layers keep
  * their meaning. SW-2: regions of the map go over one after the other: those below the cursor name slots
  * of the folded layer, those above it slots of the inputs. SW-3: the inputs are let go when every request
- * that began before the last region went over has ended.
+ * that began before the last region went over has ended. SW-4: a layer that was only opened anew takes
+ * its own place: no region changes, and what is left is SW-3.
  */
 #ifndef ENGINE_SWAP_H
 #define ENGINE_SWAP_H

@@ -234,6 +234,12 @@ void eng_folder_set_rate(struct eng_folder *folder, uint64_t rate)
 	pthread_mutex_unlock(&folder->lock);
 }
 
+void eng_folder_set_punch_run(struct eng_folder *folder, uint64_t bytes)
+{
+	if (folder)
+		atomic_store(&folder->punch_run, bytes);
+}
+
 uint64_t eng_folder_rate(struct eng_folder *folder)
 {
 	return folder ? atomic_load(&folder->rate) : 0;

@@ -33,6 +33,8 @@ void eng_folder_pause(struct eng_folder *folder, bool pause);
 /* Bytes a second that folds read; 0, UINT64_MAX: as fast as it goes. Also for the one under way. */
 void eng_folder_set_rate(struct eng_folder *folder, uint64_t rate);
 uint64_t eng_folder_rate(struct eng_folder *folder);
+/* Slots in a row from so many bytes on are punched (PU-1); 0: the default; UINT64_MAX: none are. */
+void eng_folder_set_punch_run(struct eng_folder *folder, uint64_t bytes);
 
 /* Who is told of folds: on the folds' thread, which holds nothing. */
 struct eng_fold_watch {
@@ -50,10 +52,11 @@ void eng_folder_watch(struct eng_folder *folder, const struct eng_fold_watch *wa
 
 struct eng_folder_stats {
 	bool active;
-	struct fmt_uuid disk;  /* of the fold under way */
-	uint32_t layers;       /* its inputs */
-	uint64_t done, total;  /* bytes */
-	uint64_t folds, bytes; /* ended well since the start; bytes written */
+	struct fmt_uuid disk;      /* of the fold under way */
+	uint32_t layers;           /* its inputs */
+	uint64_t done, total;      /* bytes */
+	uint64_t folds, bytes;     /* ended well since the start; bytes written */
+	uint64_t punches, punched; /* that made holes since the start; bytes given back */
 };
 void eng_folder_stats(struct eng_folder *folder, struct eng_folder_stats *ret);
 

@@ -19,6 +19,7 @@
 
 #include "engine/fold/fold_merge.h"
 #include "engine/fold/fold_move.h"
+#include "engine/layer/gone.h"
 
 #define BATCH (1u << 16) /* blocks moved at a time */
 
@@ -107,6 +108,9 @@ static int take_window(struct fold *f)
 		if (f->slots == FMT_SLOT_NONE - 1)
 			return fmt_fail(f->err, -EFBIG,
 					"the folded layer would have too many slots");
+		r = eng_gone_refuse(in->layer, m->first + i, m->slot[i], f->err);
+		if (r < 0)
+			return r;
 		in->goes[m->slot[i]] = f->slots;
 		r = add_run(f, m->first + i, f->slots++, FMT_RUN_DATA);
 	}

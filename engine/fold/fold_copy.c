@@ -17,6 +17,7 @@
 
 #include "engine/fold/fold_merge.h"
 #include "engine/fold/fold_move.h"
+#include "engine/layer/gone.h"
 
 #define BATCH (1u << 20)  /* blocks collected before they are copied */
 #define CHUNK (1u << 20)  /* bytes of zeros written at a time */
@@ -154,6 +155,9 @@ static int take_block(struct copy *k, uint32_t i)
 		return fmt_fail(k->err, -EUCLEAN,
 				"%s: slot %" PRIu32 " is past the last one (IX-5)",
 				m->layers[m->owner[i] - 1]->path, m->slot[i]);
+	r = eng_gone_refuse(m->layers[m->owner[i] - 1], block, m->slot[i], k->err);
+	if (r < 0)
+		return r;
 	k->items[k->nitems++] = (struct eng_fold_item){block, m->slot[i], m->owner[i] - 1u};
 	return k->nitems == BATCH ? copy_items(k) : 0;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * fold_impl.h - shared by the files that fold: fold.c (the thread, and what others ask of it),
- * fold_run.c (one fold) and fold_base.c (one into the base). Nobody else includes it.
+ * fold_run.c (one fold), fold_base.c (one into the base) and punch_run.c (holes instead of a fold). Nobody
+ * else includes it.
  */
 #ifndef ENGINE_FOLD_IMPL_H
 #define ENGINE_FOLD_IMPL_H
@@ -23,10 +24,21 @@ struct want {
 	struct fmt_error last; /* of them */
 };
 
+/* A layer and the one on top of it, and what there was to punch at the last look. */
+#define ENG_PUNCH_SEEN 64u
+struct eng_punch_seen {
+	struct fmt_uuid lower, upper;
+	uint64_t bytes;
+};
+
 struct eng_folder {
 	struct eng_store *store;
 	struct eng_thread *thread;
 	_Atomic uint64_t rate;
+	_Atomic uint64_t punch_run; /* bytes; 0: the default */
+	/* the thread's (punch_run.c) */
+	struct eng_punch_seen seen[ENG_PUNCH_SEEN];
+	bool cannot_punch; /* the file system has no holes */
 
 	pthread_mutex_t lock; /* guards what follows */
 	pthread_cond_t changed;
@@ -67,6 +79,8 @@ int eng_fold_note_replaced(struct fold *f, struct fmt_header *hdr, struct fmt_er
 bool eng_fold_stopped(void *fold);
 /* The commit's transaction: @row in the inputs' place, and the job's end. -ECANCELED. */
 int eng_fold_put_rows(struct fold *f, const struct cat_layer *row, struct fmt_error *err);
+/* D-3: whether what lies beneath that layer answers through indexes, or no disk could put one there. */
+int eng_fold_beneath_is_sealed(struct eng_store *store, const struct cat_layer *row, bool *ret);
 
 /* --- into the base (fold_base.c): FO-10 to FO-14 --- */
 /* Whether the @count layers of @run, lowest first, may be copied into the layer beneath: *@base. */
@@ -80,9 +94,18 @@ int eng_fold_base_copy(struct fold *f, struct fmt_error *err);
 /* The commit, but for what fold_run.c looks at; the disk is claimed. */
 int eng_fold_base_commit(struct fold *f, bool attached, struct fmt_error *err);
 
+/* --- holes (punch_run.c): PU-* --- */
 /*
- * Folds what there is to fold of the disk. 1: folded, there may be more; 0: nothing to fold; an error: to
- * be tried again. *@later: something is worth a fold once the disk is in peace (@patient).
+ * Punches what a layer of the disk may lose: 1: one was punched, there may be more; 0: nothing to punch.
+ * @all: also what is hardly worth it.
+ */
+int eng_punch_disk(struct eng_folder *folder, const struct fmt_uuid *disk, bool all,
+		   struct fmt_error *err);
+
+/*
+ * Folds what there is to fold of the disk, or punches where no fold is due or has room (PU-3). 1: done,
+ * there may be more; 0: nothing to do; an error: to be tried again. *@later: something is worth a fold
+ * once the disk is in peace (@patient).
  */
 int eng_fold_disk(struct eng_folder *folder, const struct fmt_uuid *disk, bool patient,
 		  struct fmt_error *err, bool *later);

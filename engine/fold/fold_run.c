@@ -60,7 +60,7 @@ static int follow(struct eng_store *store, const struct cat_layer *row, struct c
 }
 
 /* D-3: what lies beneath the run must answer through indexes, or no disk could put it in place. */
-static int beneath_is_sealed(struct eng_store *store, const struct cat_layer *row, bool *ret)
+int eng_fold_beneath_is_sealed(struct eng_store *store, const struct cat_layer *row, bool *ret)
 {
 	struct cat_layer *chain = NULL;
 	size_t n = 0;
@@ -82,19 +82,45 @@ static bool is_in(const struct cat_layer *rows, size_t n, const struct fmt_uuid 
 	return false;
 }
 
+/*
+ * PU-6: what is gone of a layer is held by the one on top of it, so that one is folded too; the longer fold,
+ * or where there is none on top in this run, the shorter one. *@n may come to be 0.
+ */
+static int mind_gone(struct eng_store *store, const struct cat_layer *run, size_t end, size_t first,
+		     size_t *n)
+{
+	bool gone = *n > 0, up = true;
+	int r = 0;
+
+	while (r == 0 && gone) {
+		struct eng_layer *top = NULL;
+
+		r = eng_store_open_layer(store, &run[first + *n - 1], false, NULL, &top);
+		if (r < 0)
+			break;
+		gone = top->gone != NULL;
+		eng_layer_put(top);
+		up = up && first + *n < end;
+		if (gone)
+			*n = up ? *n + 1 : *n - 1;
+		gone = gone && *n;
+	}
+	return r;
+}
+
 /* What to do with the @count layers of @run: rows of @f, or none. */
 static int choose(struct fold *f, const struct cat_layer *run, size_t count, bool patient,
 		  bool *later)
 {
 	struct eng_store *store = f->folder->store;
 	uint64_t bytes[ENG_FOLD_MAX];
-	size_t first = 0;
+	size_t first = 0, least;
 	bool sealed;
 	int r = eng_fold_base_fits(store, run, count, &f->into_base, &f->base);
 
 	if (r < 0 || (count < 2 && !f->into_base))
 		return r;
-	r = beneath_is_sealed(store, &run[0], &sealed);
+	r = eng_fold_beneath_is_sealed(store, &run[0], &sealed);
 	if (r < 0 || !sealed)
 		return r;
 	for (size_t j = 0; j < count; j++)
@@ -110,10 +136,18 @@ static int choose(struct fold *f, const struct cat_layer *run, size_t count, boo
 		f->count = count;
 	else if (count >= 2)
 		eng_fold_pick(bytes, count, patient, &first, &f->count);
-	if (!f->count)
-		return 0;
+	least = f->into_base ? 1 : 2;
+	r = mind_gone(store, run, count, first, &f->count);
+	if (r < 0 || f->count < least) {
+		f->count = 0;
+		return r;
+	}
 	r = f->into_base ? eng_guard_fold_base(store, &f->base, run, bytes, &f->count)
 			 : eng_guard_fold(store, bytes, count, &first, &f->count); /* SG-4 */
+	if (r == 0) /* what has room, and no more than that */
+		r = mind_gone(store, run, first + f->count, first, &f->count);
+	if (r == 0 && f->count < least)
+		r = -ENOSPC;
 	if (r < 0) {
 		f->count = 0;
 		return r;
@@ -506,6 +540,23 @@ static void end(struct eng_folder *folder, struct eng_progress *p, int r,
 		folder->watch.end(folder->watch.arg, p, r, err);
 }
 
+/* PU-3: no fold is due (@r 0), or none has room. What keeps a punch from its end keeps nothing else. */
+static int punch_instead(struct eng_folder *folder, const struct fmt_uuid *disk, int r,
+			 struct fmt_error *err, bool *later)
+{
+	struct fmt_error why = {""};
+	int punched = eng_punch_disk(folder, disk, r == -ENOSPC, &why);
+
+	if (punched == -EBUSY || punched == -ESTALE)
+		*later = true;
+	if (punched == -EBUSY || punched == -ESTALE || punched == -ENOSPC ||
+	    punched == -EOPNOTSUPP || punched == 0)
+		return r;
+	if (punched < 0 && err)
+		*err = why;
+	return punched;
+}
+
 int eng_fold_disk(struct eng_folder *folder, const struct fmt_uuid *disk, bool patient,
 		  struct fmt_error *err, bool *later)
 {
@@ -517,6 +568,8 @@ int eng_fold_disk(struct eng_folder *folder, const struct fmt_uuid *disk, bool p
 		return -ENOMEM;
 	f->folder = folder;
 	r = plan(f, disk, patient, later);
+	if ((r == 0 && !f->count) || r == -ENOSPC)
+		r = punch_instead(folder, disk, r, err, later);
 	if (r == -ENOSPC)
 		r = fmt_fail(err, r, "joining layers waits for free space (SG-4)");
 	/*
@@ -525,7 +578,7 @@ int eng_fold_disk(struct eng_folder *folder, const struct fmt_uuid *disk, bool p
 	 */
 	if (r == 0 && f->count && eng_garbage_is_read(folder->store, disk))
 		r = fmt_fail(err, -EBUSY, "a snapshot of the disk is being read");
-	if (r < 0 || !f->count)
+	if (r != 0 || !f->count)
 		goto out;
 	begin(f);
 	watched = f->progress == &f->own ? NULL : f->progress;

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/layer/gone.h"
 #include "engine/layer/index.h"
 #include "engine/layer/qcow2.h"
 
@@ -63,6 +64,7 @@ void eng_layer_put(struct eng_layer *layer)
 	pthread_mutex_destroy(&layer->meta_lock);
 	free(layer->round);
 	free(layer->pending);
+	free(layer->gone);
 	free(layer->path);
 	free(layer->data_path);
 	free(layer);
@@ -402,7 +404,7 @@ static int open_overlay(struct eng_layer *layer, const struct eng_layer_open *ho
 	if (r < 0)
 		return fmt_fail(err, r, "%s: %s", how->path, strerror(-r));
 	log_start(layer);
-	return 0;
+	return eng_gone_read(layer->io, layer->file, how->path, &layer->hdr, err, &layer->gone);
 }
 
 int eng_layer_open(struct eng_io *io, const struct eng_layer_open *how, struct fmt_error *err,
@@ -480,6 +482,44 @@ int eng_layer_reload(struct eng_layer *layer, struct fmt_error *err)
 	if (hdr.state == FMT_STATE_SEALED)
 		atomic_store_explicit(&layer->sealed, true, memory_order_release);
 	return 0;
+}
+
+/* Written once more where it is: a sync alone would not do (IO-5). Torn, it leaves the one before. */
+static int write_again(struct eng_layer *layer, struct eng_file *file, struct fmt_error *err)
+{
+	uint8_t *slots = alloc_aligned(FMT_HEADER_SLOTS * FMT_PAGE);
+	struct fmt_error why = {{0}};
+	struct fmt_header hdr;
+	uint64_t offset;
+	ssize_t n;
+	int r;
+
+	if (!slots)
+		return fmt_fail(err, -ENOMEM, "%s: no memory for a header", layer->path);
+	n = eng_io_pread(layer->io, file, slots, FMT_HEADER_SLOTS * FMT_PAGE, 0);
+	r = n < 0 ? (int)n : n < (ssize_t)(FMT_HEADER_SLOTS * FMT_PAGE) ? -EUCLEAN : 0;
+	if (r == 0)
+		r = fmt_header_pick(slots, &hdr, &why);
+	if (r == 0) {
+		offset = (hdr.seq % FMT_HEADER_SLOTS) * FMT_PAGE;
+		r = eng_io_pwrite(layer->io, file, slots + offset, FMT_PAGE, offset);
+	}
+	if (r == 0)
+		r = eng_io_fdatasync(layer->io, file);
+	free(slots);
+	return r < 0 ? fmt_fail(err, r, "%s: cannot write the header again: %s", layer->path,
+				why.text[0] ? why.text : strerror(-r))
+		     : 0;
+}
+
+int eng_layer_settle_header(struct eng_layer *layer, struct fmt_error *err)
+{
+	int r;
+
+	pthread_mutex_lock(&frozen_headers);
+	r = write_again(layer, layer->sidecar ? layer->sidecar : layer->file, err);
+	pthread_mutex_unlock(&frozen_headers);
+	return r;
 }
 
 static int update(struct eng_layer *layer, void (*edit)(struct fmt_header *hdr, void *arg),

@@ -23,6 +23,7 @@
 #include "format/layer.h"
 
 struct eng_cut;
+struct eng_gone;
 struct eng_layer;
 struct eng_qcow2;
 struct eng_index;
@@ -70,7 +71,8 @@ struct eng_layer {
 	struct eng_file *file;    /* data; overlays: header and log too */
 	struct eng_file *sidecar; /* RAW, QCOW2: the header's file; NULL for a bare image */
 	struct eng_qcow2 *qcow2;
-	uint64_t base_bytes; /* RAW: length of the file */
+	uint64_t base_bytes;   /* RAW: length of the file */
+	struct eng_gone *gone; /* slots that must not be read, as it was opened; or NULL */
 
 	pthread_mutex_t meta_lock;
 	struct fmt_header hdr;
@@ -160,6 +162,12 @@ void eng_layer_put(struct eng_layer *layer); /* NULL is fine */
  */
 int eng_layer_update(struct eng_layer *layer, void (*edit)(struct fmt_header *hdr, void *arg),
 		     void *arg, struct fmt_error *err);
+/*
+ * The header that the file shows becomes durable: it may be of an update whose sync failed, or of a process
+ * that died in one, and then neither what it replaces nor what that names may be overwritten (LH-8). Of a
+ * layer that is not ACTIVE, open for writing; control threads.
+ */
+int eng_layer_settle_header(struct eng_layer *layer, struct fmt_error *err);
 /* Takes the header from the file again: another object sealed the layer, say. Any thread. */
 int eng_layer_reload(struct eng_layer *layer, struct fmt_error *err);
 /* The same as update in parts, for many layers over one ring: encode the next slot into @buf (FMT_PAGE,

@@ -13,6 +13,7 @@
  * Memory: 24 bytes a run of the log (and as much again while they are sorted), one bit a slot.
  */
 #include "engine/io/progress.h"
+#include "engine/layer/gone.h"
 #include "engine/layer/index.h"
 
 #include <errno.h>
@@ -50,9 +51,10 @@ struct reader {
 	uint64_t data_offset;
 	uint32_t block_bits;
 	uint64_t slots;
-	uint8_t *used; /* one bit a slot */
-	uint8_t *buf;  /* IN_LEN */
-	uint64_t rate; /* bytes a second, 0: unlimited */
+	uint8_t *used;               /* one bit a slot */
+	const struct eng_gone *gone; /* slots that are not verified; or NULL */
+	uint8_t *buf;                /* IN_LEN */
+	uint64_t rate;               /* bytes a second, 0: unlimited */
 	bool (*stop)(void *arg);
 	void *arg;
 	struct fmt_error *err;
@@ -682,7 +684,8 @@ static int verify_csum_page(const struct reader *in, const struct fmt_header *hd
 	for (uint32_t j = 0; r == 0 && j < n; j++) {
 		uint64_t slot = i * FMT_CSUM_SLOTS + j;
 
-		if (is_used(in, slot) && csums[j] != fmt_csum_get(page, j))
+		if (is_used(in, slot) && !eng_gone_any(in->gone, (uint32_t)slot, 1) &&
+		    csums[j] != fmt_csum_get(page, j))
 			r = fmt_fail(in->err, -EBADMSG,
 				     "%s: the data of slot %" PRIu64 " at %#" PRIx64
 				     " has checksum %016" PRIx64 ", expected %016" PRIx64 " (CS-2)",
@@ -740,6 +743,7 @@ int eng_layer_verify(struct eng_layer *layer, struct fmt_error *err)
 	if (r < 0)
 		goto out;
 	in.slots = hdr.slots;
+	in.gone = layer->gone;
 	in.used = calloc(hdr.slots / 8 + 1, 1);
 	hash = fmt_seal_hash_create();
 	r = in.used && hash ? 0 : no_memory(err, layer->path);

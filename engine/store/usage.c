@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "engine/diff/blocks.h"
+#include "engine/layer/gone.h"
 #include "engine/layer/index.h"
 
 #define UNIT_BITS FMT_BLOCK_BITS_MIN /* all sets count blocks of 4 KiB */
@@ -27,6 +28,7 @@ struct node {
 	size_t family;                 /* place of the root */
 	unsigned refs;
 	uint64_t used, exclusive; /* of each referrer: units */
+	uint64_t gone;            /* of its data, no longer there: units */
 	struct eng_layer_usage layer;
 	bool exact;      /* its sets are all that it holds */
 	bool used_exact; /* and those of all beneath it */
@@ -253,7 +255,7 @@ static int collect(struct eng_usage *u, struct node *n)
 	struct eng_layer *layer = NULL;
 	int r = eng_blocks_create(&n->all);
 
-	n->used = n->exclusive = 0; /* of a try before this */
+	n->used = n->exclusive = n->gone = 0; /* of a try before this */
 	n->layer = (struct eng_layer_usage){0};
 	n->unseen = false;
 	if (r == 0)
@@ -263,6 +265,8 @@ static int collect(struct eng_usage *u, struct node *n)
 	r = eng_store_open_layer(u->store, &n->row, false, &err, &layer);
 	if (r == 0)
 		r = collect_layer(n, layer, &err);
+	if (r == 0 && layer->gone)
+		n->gone = layer->gone->slots << (layer->block_bits - UNIT_BITS);
 	n->exact = r == 0 &&
 		   !(n->row.state == CAT_LAYER_ACTIVE && n->row.kind == FMT_KIND_OVERLAY &&
 		     is_attached(u->store, &n->row.disk));
@@ -433,6 +437,11 @@ static int attribute(struct eng_usage *u, size_t i)
 	n->layer.data = eng_blocks_cardinality(n->data);
 	if (r == 0)
 		r = follow(u, n, i, set);
+	/* US-3: what is gone was masked, and takes no space. */
+	if (r == 0 && n->gone <= n->layer.masked) {
+		n->layer.data -= n->gone;
+		n->layer.masked -= n->gone;
+	}
 	eng_blocks_destroy(set);
 	return r;
 }

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/layer/gone.h"
 #include "engine/layer/index.h"
 #include "engine/layer/qcow2.h"
 #include "engine/store/view.h"
@@ -105,8 +106,12 @@ static int read_run(void *arg, const struct fmt_run *run)
 	for (uint32_t i = 0; r == 0 && i < run->count; i += n) {
 		size_t len;
 		ssize_t got;
+		bool gone;
 
 		n = run->count - i < most ? run->count - i : most;
+		n = eng_gone_span(v->layer->gone, run->slot + i, n, &gone);
+		if (gone) /* PU-7: there is nothing that anybody could read */
+			continue;
 		len = (size_t)n << bits;
 		got = eng_io_pread(v->store->io, v->file, v->buf, len,
 				   eng_layer_slot_offset(v->layer, run->slot + i));

@@ -654,6 +654,7 @@ bool rig_run(struct rig *rig)
 		fail(rig, "open: %d, %s", r, err.text);
 		return false;
 	}
+	eng_folder_set_punch_run(rig->store->folder, 4096);
 	atomic_store(&rig->stop, false);
 	atomic_store(&rig->running, 3);
 	pthread_mutex_init(&rig->lock, NULL);

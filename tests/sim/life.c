@@ -165,7 +165,7 @@ static void run_store(uint64_t seed, uint64_t goal)
 /* Of all stores. */
 struct sum {
 	uint64_t steps, kills, epochs, compared, exported, resumed, restored, cancelled, pairs,
-		refused, counts[LIFE_COUNTS];
+		refused, folds, punches, counts[LIFE_COUNTS];
 };
 
 static void add(struct sum *sum)
@@ -180,6 +180,8 @@ static void add(struct sum *sum)
 	sum->cancelled += world->cancelled;
 	sum->pairs += world->pairs;
 	sum->refused += world->refused;
+	sum->folds += world->folds;
+	sum->punches += world->punches;
 	for (size_t i = 0; i < LIFE_COUNTS; i++)
 		sum->counts[i] += world->counts[i];
 }
@@ -221,9 +223,13 @@ Test(sim_life, every_snapshot_keeps_its_content_whatever_happens, .timeout = 144
 		(unsigned long long)sum.exported, (unsigned long long)sum.resumed,
 		(unsigned long long)sum.restored, (unsigned long long)sum.cancelled,
 		(unsigned long long)sum.pairs, (unsigned long long)sum.refused);
+	fprintf(stderr, "life: %llu folds, %llu punches\n", (unsigned long long)sum.folds,
+		(unsigned long long)sum.punches);
 	for (size_t i = 0; i < life_op_count(); i++)
 		fprintf(stderr, "life: %s %llu\n", life_op_name(i),
 			(unsigned long long)life_op_times(sum.counts, i));
 	cr_expect_gt(sum.kills, 0u);
+	if (sum.steps >= 20000) /* one in some hundred steps */
+		cr_expect_gt(sum.punches, 0u);
 	munmap(world, sizeof(*world));
 }

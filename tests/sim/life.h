@@ -146,6 +146,7 @@ struct life_world {
 	uint32_t epoch, kills, number, names, births;
 	uint64_t counts[LIFE_COUNTS]; /* of steps of each kind */
 	uint64_t compared;            /* units */
+	uint64_t folds, punches;      /* in processes that closed the store */
 	uint64_t size_max;            /* of a disk */
 	bool mortal;                  /* processes kill themselves now and then */
 	bool loss;                    /* it is the host that dies: what was not flushed may go */

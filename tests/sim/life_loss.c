@@ -47,7 +47,7 @@ struct cut {
 /* Shared with the test. */
 struct told {
 	_Atomic uint64_t replays, operations, restored;
-	uint64_t counts[LIFE_COUNTS];
+	uint64_t counts[LIFE_COUNTS], punches; /* of the loads */
 	char why[1700];
 };
 
@@ -351,6 +351,7 @@ static void run_child(uint64_t seed, double end)
 	alarm(4 * HANG);
 	run_load(seed);
 	alarm(0);
+	told->punches += world->punches;
 	for (size_t i = 0; i < LIFE_COUNTS; i++)
 		told->counts[i] += world->counts[i];
 	replay_all(end, &rng);
@@ -400,6 +401,8 @@ Test(sim_life_loss, a_power_loss_in_any_step_leaves_all_of_it_or_nothing, .timeo
 		(unsigned long long)seed, loads, (unsigned long long)atomic_load(&told->replays),
 		(unsigned long long)atomic_load(&told->operations),
 		(unsigned long long)atomic_load(&told->restored), now() - start);
+	fprintf(stderr, "life_loss: %llu punches in the loads\n",
+		(unsigned long long)told->punches);
 	for (size_t i = 0; i < life_op_count(); i++)
 		fprintf(stderr, "life_loss: %s %llu\n", life_op_name(i),
 			(unsigned long long)life_op_times(told->counts, i));

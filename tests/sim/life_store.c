@@ -64,14 +64,20 @@ void life_open(struct eng_io *machine)
 	       now() < end)
 		usleep(1000);
 	life_must(r == 0, "open: %d, %s", r, err.message);
+	/* Small enough to happen: disks are small, and a look comes before most folds are due. */
+	eng_folder_set_punch_run(life.svc->store->folder, 4096u << life_pick(3));
 	r = vmimg_queue_create(life.svc, 64, &err, &life.queue);
 	life_must(r == 0, "queue: %d, %s", r, err.message);
 }
 
 void life_close(void)
 {
+	struct eng_folder_stats stats;
 	int r;
 
+	eng_folder_stats(life.svc->store->folder, &stats);
+	world->punches += stats.punches;
+	world->folds += stats.folds;
 	snprintf(world->doing, sizeof(world->doing), "close");
 	life_jobs_end(life_chance(4));
 	snprintf(world->doing, sizeof(world->doing), "close");

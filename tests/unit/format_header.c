@@ -339,6 +339,53 @@ Test(format_header, rules_of_a_list)
 	expect_all_broken(&h, bases, sizeof(bases) / sizeof(bases[0]));
 }
 
+/* GO-1 */
+Test(format_header, rules_of_gone_slots)
+{
+	static const struct rule rules[] = {
+		{"without the bit", 0x18, 8, 0},
+		{"no runs", 0x548, 4, 0},
+		{"too many", 0x548, 4, FMT_GONE_RUNS_MAX + 1},
+		{"huge", 0x548, 4, UINT32_MAX},
+		{"unaligned", 0x540, 8, (1ull << 40) + 512},
+		{"in the checksums", 0x540, 8, 0x10000 + (1003ull << 12)},
+		{"too long for its place", 0x540, 8, 0x8000},
+		{"in the log", 0x540, 8, 0x2000},
+		{"far", 0x540, 8, UINT64_MAX - 4095},
+		{"not sealed", 0x84, 4, FMT_STATE_FROZEN},
+	};
+	struct fmt_header h = sealed(), got;
+	uint8_t slot[FMT_PAGE];
+	uint32_t pages;
+	uint64_t gap;
+
+	h.incompat = FMT_INCOMPAT_GONE;
+	h.gone_offset = fmt_seal_end(&h);
+	h.gone_runs = FMT_GONE_RUNS_MAX;
+	h.gone_hash[7] = 9;
+	cr_expect_eq(h.gone_offset, 0x10000 + (1005ull << 12));
+	fmt_header_encode(&h, slot);
+	cr_assert_eq(fmt_header_decode(slot, &got, NULL), 0);
+	cr_expect_eq(got.gone_offset, h.gone_offset);
+	cr_expect_eq(got.gone_runs, h.gone_runs);
+	cr_expect_arr_eq(got.gone_hash, h.gone_hash, 16);
+	expect_all_broken(&h, rules, sizeof(rules) / sizeof(rules[0]));
+	h.log0_len = 0x6000;
+	fmt_header_encode(&h, slot);
+	pages = (uint32_t)fmt_gap_pages(&h, &gap);
+	cr_expect_eq(pages, 8);
+	cr_expect_eq(gap + pages * FMT_PAGE, h.data_offset);
+	edit(slot, 0x548, pages * 509, 4);
+	edit(slot, 0x540, gap, 8);
+	cr_expect_eq(fmt_header_decode(slot, &got, NULL), 0, "before slot 0");
+	edit(slot, 0x548, pages * 509 + 1, 4);
+	cr_expect_eq(fmt_header_decode(slot, &got, NULL), -EUCLEAN, "into slot 0");
+	edit(slot, 0x548, 1, 4);
+	edit(slot, 0xc8, 1, 1); /* a snapshot's */
+	edit(slot, 0xd8, 1, 4);
+	cr_expect_eq(fmt_header_decode(slot, &got, NULL), -EUCLEAN);
+}
+
 /* FD-2, SL-4 */
 Test(format_header, who_stands_on_a_layer_that_lists_others)
 {

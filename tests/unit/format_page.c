@@ -76,6 +76,76 @@ Test(format_page, inner_and_checksum_pages_come_back)
 	cr_expect_eq(fmt_csum_get(page, 6), 6000ull << 20);
 }
 
+/* A list of @runs runs of three slots, five apart, as @h names it: its pages. */
+static void make_list(struct fmt_header *h, uint32_t runs, uint8_t *pages)
+{
+	struct fmt_seal_hash *hash = fmt_seal_hash_create();
+	struct fmt_gone list[FMT_GONE_SLOTS];
+
+	*h = (struct fmt_header){.salt = SALT,
+				 .slots = 5ull * runs,
+				 .gone_offset = AT,
+				 .gone_runs = runs};
+	for (uint32_t i = 0; i < runs; i += FMT_GONE_SLOTS) {
+		uint32_t n = runs - i < FMT_GONE_SLOTS ? runs - i : FMT_GONE_SLOTS;
+		uint8_t *page = pages + i / FMT_GONE_SLOTS * FMT_PAGE;
+
+		for (uint32_t j = 0; j < n; j++)
+			list[j] = (struct fmt_gone){5 * (i + j), 3};
+		fmt_gone_encode(list, n, SALT, AT + (uint64_t)(page - pages), page);
+		fmt_seal_hash_add(hash, page, FMT_PAGE);
+	}
+	fmt_seal_hash_end(hash, h->gone_hash);
+	fmt_seal_hash_destroy(hash);
+}
+
+/* GO-1, GO-2 */
+Test(format_page, a_list_of_gone_slots_comes_back_or_is_refused)
+{
+	enum { RUNS = FMT_GONE_SLOTS + 3 };
+	uint8_t pages[2 * FMT_PAGE], bad[2 * FMT_PAGE];
+	struct fmt_gone got[RUNS];
+	struct fmt_header h, other;
+	uint32_t count;
+
+	make_list(&h, RUNS, pages);
+	cr_expect_eq(fmt_gone_pages(RUNS), 2);
+	cr_expect_eq(fmt_gone_pages(FMT_GONE_RUNS_MAX), 128);
+	cr_assert_eq(fmt_gone_decode(&h, pages, got, NULL), 0);
+	for (uint32_t i = 0; i < RUNS; i++)
+		cr_assert(got[i].slot == 5 * i && got[i].count == 3);
+	for (size_t i = 0; i < sizeof(pages); i += 7) {
+		memcpy(bad, pages, sizeof(bad));
+		bad[i] ^= 0x10;
+		cr_assert_eq(fmt_gone_decode(&h, bad, got, NULL), -EBADMSG, "byte %zu", i);
+	}
+	other = h;
+	other.slots = 5 * RUNS - 3;
+	cr_expect_eq(fmt_gone_decode(&other, pages, got, NULL), -EUCLEAN, "past the last slot");
+	other = h;
+	other.gone_hash[0] ^= 1;
+	cr_expect_eq(fmt_gone_decode(&other, pages, got, NULL), -EBADMSG, "another list");
+	other = h;
+	other.gone_runs = RUNS - 1;
+	cr_expect_eq(fmt_gone_decode(&other, pages, got, NULL), -EUCLEAN, "one too many");
+	other = h;
+	other.gone_offset += FMT_PAGE;
+	cr_expect_eq(fmt_gone_decode(&other, pages, got, NULL), -EBADMSG, "in another place");
+
+	memcpy(bad, pages, FMT_PAGE);
+	edit(bad, 0x18 + 4, 0, 4);
+	cr_expect_eq(fmt_page_check(bad, FMT_PAGE_GONE, 0, SALT, AT, &count, NULL), -EUCLEAN,
+		     "an empty run");
+	memcpy(bad, pages, FMT_PAGE);
+	edit(bad, 0x18 + 4, 5, 4);
+	cr_expect_eq(fmt_page_check(bad, FMT_PAGE_GONE, 0, SALT, AT, &count, NULL), -EUCLEAN,
+		     "one that touches the next");
+	memcpy(bad, pages, FMT_PAGE);
+	edit(bad, 0x18 + 4, UINT32_MAX, 4);
+	cr_expect_eq(fmt_page_check(bad, FMT_PAGE_GONE, 0, SALT, AT, &count, NULL), -EUCLEAN,
+		     "one without an end");
+}
+
 /* IX-1 */
 Test(format_page, any_flipped_byte_is_found)
 {

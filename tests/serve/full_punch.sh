@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# A full disk on which no fold has room (SG-4): holes give back what a deleted snapshot alone held (PU-3). On
+# a small ext4 of the script's own, in a mount namespace of its own.
+if [ -z "${VMIMG_FULL:-}" ]; then
+	unshare -m true 2>/dev/null || { echo "no mount namespace can be made: skipped"; exit 77; }
+	VMIMG_FULL=1 exec unshare -m bash "$0"
+fi
+. "$(dirname "$0")/common.bash"
+# nbdsh runs the first python3, which may be one that its module is not for.
+python3 -c "import nbd" 2>/dev/null || PATH=/usr/bin:$PATH
+command -v nbdsh >/dev/null || { echo "no nbdsh: skipped"; exit 77; }
+trap '[ -z "$server" ] || kill -KILL "$server" 2>/dev/null; umount -l "$dir/fs" 2>/dev/null; rm -rf "$dir"' EXIT
+truncate -s 240M fs.img && mkfs.ext4 -q -m 0 fs.img && mkdir fs || die "no file system"
+mount -o loop fs.img fs 2>/dev/null || { echo "nothing can be mounted: skipped"; exit 77; }
+export VMIMG_STORE=$dir/fs/store
+export NBD_SOCKET=$VMIMG_STORE/nbd.sock CONTROL_SOCKET=$VMIMG_STORE/control.sock
+
+v init "$VMIMG_STORE" && v vm create web && v disk create web/root --size=512M || die "no store"
+v collection create prod web || die "collection"
+serve
+
+cat >client.py <<'P'
+# write FIRST COUNT BYTE, expect FIRST COUNT BYTE: MiBs of that byte; fill FIRST: until ENOSPC
+import errno, os
+MIB = 1 << 20
+h.connect_uri(os.environ["URI"])
+what, first = os.environ["WHAT"], int(os.environ["FIRST"])
+count, byte = int(os.environ["COUNT"]), bytes([int(os.environ["BYTE"])])
+if what == "fill":
+    try:
+        for i in range(first, 512):
+            h.pwrite(byte * MIB, i * MIB)
+    except nbd.Error as e:
+        assert e.errnum == errno.ENOSPC, e.string
+else:
+    for i in range(first, first + count):
+        if what == "write":
+            h.pwrite(byte * MIB, i * MIB)
+        else:
+            assert h.pread(MIB, i * MIB) == byte * MIB, "MiB %d" % i
+h.flush()
+h.shutdown()
+P
+
+client() { # WHAT FIRST COUNT BYTE
+	WHAT=$1 FIRST=$2 COUNT=$3 BYTE=$4 URI=$(nbd_uri web/root) nbdsh -c "exec(open('client.py').read())" >out 2>err
+}
+available() {
+	df --output=avail -B1 fs | tail -n 1
+}
+
+client write 0 4 9 || die "write"
+ok "a snapshot of the base" snapshot create prod@s0
+client write 0 40 1 || die "write"
+ok "another one" snapshot create prod@s1
+client write 0 30 2 || die "write"
+ok "and one that hides most of it" snapshot create prod@s2
+ok "seals give their spare space back" settle
+echo "- a client fills the disk"
+client fill 64 0 3 || die "what it saw was not ENOSPC"
+left=$(available)
+[ "$left" -lt 4194304 ] || die "$left bytes are left"
+ok "a snapshot is deleted all the same" snapshot delete prod@s1 --no-wait
+more() {
+	[ "$(available)" -gt $((left + 25 * 1048576)) ]
+}
+echo "- what it alone held comes back, though no fold has room"
+await 60 more || die "$left bytes were left, now $(available)"
+client expect 0 30 2 && client expect 30 10 1 || die "wrong content"
+ok "the snapshot above verifies" snapshot verify prod@s2
+serve_crash
+serve
+echo "- and writes go on"
+client write 200 8 4 || die "write"
+client expect 0 30 2 && client expect 30 10 1 && client expect 200 8 4 || die "wrong content after a kill -9"
+serve_stop "the server ends well"
+ok "the store is sound" check "$VMIMG_STORE"
+"$VMIMG" disk read prod@s0/web/root 0 4M | tr -d '\011' | wc -c >rest
+is "$(cat rest)" 0 "the snapshot below holds what it did"
