@@ -345,12 +345,13 @@ VMIMG_API int vmimg_diff(struct vmimg_service *svc, const char *from, const char
 /* --- space given back in the background (spec/lifecycle.md FO-*) --- */
 enum {
 	VMIMG_SETTLE_WAIT = 1 << 0,  /* return its outcome instead of 4096 */
-	VMIMG_SETTLE_WHOLE = 1 << 1, /* also folds that do not pay: as few layers as there can be */
+	VMIMG_SETTLE_WHOLE = 1 << 1, /* also what does not pay: as few layers as there can be */
 };
 /*
  * Waits for the background's seals and folds: as a job that ends when nothing pays any more for
- * @name ("VM/DISK", or a collection's disks; NULL: the store), and has no other effect: cancelling it, or
- * its end by @timeout_ns (UINT64_MAX: none), leaves the folds as they are. 4096, with VMIMG_SETTLE_WAIT
+ * @name ("VM/DISK", or a collection's disks; NULL: the store). It begins with the heads that hide much of
+ * what lies beneath them, which are cut so that they can be folded (FO-19), and has no other effect:
+ * cancelling it, or its end by @timeout_ns (UINT64_MAX: none), leaves the folds as they are. 4096, with VMIMG_SETTLE_WAIT
  * 0, 2, 3 or 5; 4: no such disk or collection. @job: NULL, or set with 4096 and the outcomes. Any thread
  * but, with VMIMG_SETTLE_WAIT, a queue's.
  */

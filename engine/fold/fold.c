@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "engine/fold/fold_impl.h"
+#include "engine/snapshot/snapshot.h"
 #include "engine/store/garbage.h"
 
 #define FOLD_RATE   (64ull << 20)       /* bytes a second */
@@ -144,6 +145,22 @@ static void look_again_locked(struct eng_folder *folder, const struct want *w, i
 	again->last_r = failed || r == -ENOSPC ? r : 0;
 }
 
+/*
+ * FO-19, at a disk's own peace: who settles (since_ns 0) has done it once already. What keeps a head from
+ * its roll keeps nothing else, and the next change asks again.
+ */
+static void mind_head(struct eng_folder *folder, const struct want *w, bool patient, bool *later)
+{
+	bool pays = false;
+
+	if (!w->since_ns || eng_roll_pays(folder->store, &w->disk, &pays) < 0 || !pays)
+		return;
+	if (patient)
+		*later = true;
+	else
+		eng_roll_disk(folder->store, &w->disk, false, NULL);
+}
+
 static void look_at(struct eng_folder *folder, const struct want *w)
 {
 	uint64_t now = eng_io_now_ns(folder->store->io);
@@ -154,6 +171,8 @@ static void look_at(struct eng_folder *folder, const struct want *w)
 
 	if (r == 0)
 		r = eng_fold_disk(folder, &w->disk, patient, &err, &later);
+	if (r == 0)
+		mind_head(folder, w, patient, &later);
 	/* Somebody cancelled its job: it is not begun again until something changes (FO-15). */
 	refused = r == -ECANCELED && !atomic_load(&folder->cancel);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * settle.c - waiting until the background has done what there is to do: seals first, for only sealed
- * layers are folded, then the folds that pay. Does nothing itself but look, a few times a second. Any
- * thread.
+ * layers are folded, then the folds that pay. Does nothing itself but roll the heads that hide much, once,
+ * and look, a few times a second. Any thread.
  *
  * Progress counts the layers that a disk's fold joins, as they lie there: what a fold has still to
  * join afterwards is not ahead yet, so the estimate only ever grows by what is new.
@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "engine/fold/fold_impl.h"
+#include "engine/snapshot/snapshot.h"
 
 #define LOOK_NS 20000000u
 
@@ -48,6 +49,22 @@ static int find_disks(struct settle *s, const struct fmt_uuid *disks, size_t cou
 	s->count = n;
 	free(rows);
 	return r;
+}
+
+/* FO-19, once: what guests write from now on is not waited for. A disk that is busy is left alone. */
+static int roll_heads(struct settle *s, struct fmt_error *err)
+{
+	struct fmt_error why = {""};
+	int first = 0;
+
+	for (size_t i = 0; i < s->count && !eng_progress_stop(s->p); i++) {
+		int r = eng_roll_disk(s->store, &s->disks[i].id, s->whole, &why);
+
+		if (r < 0 && r != -EBUSY && !first)
+			first = fmt_fail(err, r, "cannot fold a head: %s",
+					 why.text[0] ? why.text : strerror(-r));
+	}
+	return first;
 }
 
 /* Once, when everything is sealed. */
@@ -112,6 +129,7 @@ int eng_store_settle(struct eng_store *store, const struct fmt_uuid *disks, size
 {
 	struct settle s = {.store = store, .whole = whole, .p = p};
 	int r = find_disks(&s, disks, count);
+	int rolled = r == 0 ? roll_heads(&s, err) : 0;
 
 	while (r == 0) {
 		r = look(&s, err);
@@ -126,5 +144,5 @@ int eng_store_settle(struct eng_store *store, const struct fmt_uuid *disks, size
 			eng_io_sleep_ns(store->io, LOOK_NS);
 	}
 	free(s.disks);
-	return r;
+	return r < 0 ? r : rolled;
 }

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * roll.c - a disk's own cuts (T6, RO-*). They run on the pool; the worker only asks.
+ * roll.c - a disk's own cuts (T6, RO-*): when its log or map is full, on the pool, the worker only asks;
+ * and when its head hides much of what lies beneath it, on the thread that gives space back (FO-19).
  */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/diff/diff.h"
 #include "engine/snapshot/snapshot.h"
 
-/* --- rolls --- */
+/* --- asked for by the worker --- */
 
 struct roll {
 	struct eng_task task;
@@ -61,3 +63,98 @@ static void ask_roll(void *owner, struct eng_disk *disk)
 }
 
 const struct eng_disk_ops eng_store_disk_ops = {.roll = ask_roll};
+
+/* --- heads that hide what lies beneath them (FO-19) --- */
+
+#define MUCH     (64ull << 20) /* bytes that are worth a cut */
+#define CLAIM_NS 1000000000ull
+
+/* Whether a fold could join the head and *@beneath, if both were sealed. */
+static int find_beneath(struct eng_store *store, const struct cat_disk *disk,
+			struct cat_layer *beneath, bool *ret)
+{
+	struct cat_layer head, *children = NULL;
+	size_t n = 0;
+	int r = eng_catalog_get_layer(store->catalog, &disk->head, &head);
+
+	*ret = false;
+	if (r < 0 || head.kind != FMT_KIND_OVERLAY || fmt_uuid_is_none(&head.parent))
+		return r;
+	r = eng_catalog_get_layer(store->catalog, &head.parent, beneath);
+	if (r < 0 || !fmt_uuid_is_none(&beneath->snapshot) ||
+	    !fmt_uuid_equal(&beneath->disk, &disk->id) || beneath->path[0] ||
+	    beneath->kind == FMT_KIND_QCOW2)
+		return r;
+	r = eng_catalog_list_children(store->catalog, &beneath->id, &children, &n);
+	*ret = r == 0 && n == 1;
+	free(children);
+	return r;
+}
+
+/* The head's bytes, as they lie there: what was allocated ahead too. */
+static int pays(struct eng_store *store, const struct cat_disk *disk,
+		const struct cat_layer *beneath, bool *ret)
+{
+	uint64_t least = eng_store_layer_bytes(store, beneath) / 4;
+	struct cat_layer head;
+	int r = eng_catalog_get_layer(store->catalog, &disk->head, &head);
+
+	*ret = r == 0 && eng_store_layer_bytes(store, &head) >= (least > MUCH ? least : MUCH);
+	return r;
+}
+
+/* Whether the head holds anything, zeros too. */
+static int holds(struct eng_store *store, const struct cat_disk *disk,
+		 const struct cat_layer *beneath, struct fmt_error *err, bool *ret)
+{
+	struct eng_state from = {.layer = beneath->id}, now = {0};
+	struct eng_blocks *blocks = NULL;
+	int r = eng_diff(store, disk, &from, &now, err, &blocks);
+
+	*ret = r == 0 && eng_blocks_cardinality(blocks) > 0;
+	eng_blocks_destroy(blocks);
+	return r;
+}
+
+int eng_roll_pays(struct eng_store *store, const struct fmt_uuid *id, bool *ret)
+{
+	struct cat_layer beneath;
+	struct cat_disk disk;
+	int r = eng_catalog_get_disk_id(store->catalog, id, &disk);
+
+	*ret = false;
+	if (r == 0)
+		r = find_beneath(store, &disk, &beneath, ret);
+	return r == 0 && *ret ? pays(store, &disk, &beneath, ret) : r;
+}
+
+int eng_roll_disk(struct eng_store *store, const struct fmt_uuid *id, bool whole,
+		  struct fmt_error *err)
+{
+	struct eng_entry *entry;
+	struct cat_layer beneath;
+	struct cat_disk disk;
+	bool fits = false;
+	int r = eng_catalog_get_disk_id(store->catalog, id, &disk);
+
+	if (r == 0)
+		r = find_beneath(store, &disk, &beneath, &fits);
+	if (r == 0 && fits)
+		r = whole ? holds(store, &disk, &beneath, err, &fits)
+			  : pays(store, &disk, &beneath, &fits);
+	if (r < 0 || !fits)
+		return r;
+	r = eng_entry_claim(store, id, eng_io_now_ns(store->io) + CLAIM_NS, &entry);
+	if (r < 0)
+		return r;
+	/* It may have been snapshotted, reverted or rolled meanwhile. */
+	r = eng_catalog_get_disk_id(store->catalog, id, &disk);
+	if (r == 0)
+		r = find_beneath(store, &disk, &beneath, &fits);
+	if (r == 0 && fits)
+		r = eng_roll_run(entry, err);
+	if (r == 0 && fits && entry->disk)
+		eng_store_want_standby(entry);
+	eng_entry_release(entry);
+	return r < 0 ? r : fits;
+}

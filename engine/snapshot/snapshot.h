@@ -82,5 +82,16 @@ void eng_snapshot_destroy(struct eng_snapshot *snap); /* releases the disks; NUL
  * -EBUSY and the like with no effect.
  */
 int eng_roll_run(struct eng_entry *entry, struct fmt_error *err);
+/*
+ * FO-19: whether the head hides so much of the layer beneath it, which a fold could join it with, that a
+ * roll pays. A look, true of a moment ago.
+ */
+int eng_roll_pays(struct eng_store *store, const struct fmt_uuid *disk, bool *ret);
+/*
+ * Rolls it where that pays, with @whole where the head holds anything at all: 1 when it did. -EBUSY: a cut
+ * or the like has the disk. Any thread but the disk's worker and, with @whole, the folds'.
+ */
+int eng_roll_disk(struct eng_store *store, const struct fmt_uuid *disk, bool whole,
+		  struct fmt_error *err);
 
 #endif

@@ -250,6 +250,75 @@ Test(api_fold, whole_folds_what_does_not_pay)
 	expect_filled("prod@s2/web/d0", 0, 4096, 2);
 }
 
+static int64_t mib_of(const char *disk)
+{
+	json_t *doc = describe(VMIMG_KIND_DISK, disk);
+	int64_t mib = number(doc, "allocated") / MIB;
+
+	json_decref(doc);
+	return mib;
+}
+
+/* A disk with 100 MiB, and 80 MiB of the same places written since its only snapshot, which goes. */
+static void make_hiding_head(void)
+{
+	make_vm("web", 0);
+	make_disk("web/d0", 128 * MIB, false);
+	make_collection("prod", "web", NULL);
+	expect_ok(vmimg_set_fold_rate(svc, 0, &err));
+	fill("web/d0", 0, 100 * MIB, 1);
+	cr_assert_eq(create("prod", "s1"), VMIMG_OK);
+	fill("web/d0", 10 * MIB, 80 * MIB, 2);
+	cr_assert_geq(mib_of("web/d0"), 180);
+	delete ("prod@s1");
+}
+
+/* FO-19: there is nobody whose snapshot would seal it. */
+Test(api_fold, settle_folds_a_head_that_hides_much)
+{
+	make_hiding_head();
+	expect_ok(vmimg_settle(svc, "prod", VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
+	cr_expect_leq(mib_of("web/d0"), 110, "%d MiB", (int)mib_of("web/d0"));
+	expect_filled("web/d0", 0, 10 * MIB, 1);
+	expect_filled("web/d0", 10 * MIB, 80 * MIB, 2);
+	expect_filled("web/d0", 90 * MIB, 10 * MIB, 1);
+}
+
+/* FO-19 */
+Test(api_fold, a_head_that_hides_much_is_folded_in_peace)
+{
+	make_hiding_head();
+	for (int i = 0; i < 600 && mib_of("web/d0") > 110; i++)
+		nap(100);
+	cr_expect_leq(mib_of("web/d0"), 110, "%d MiB", (int)mib_of("web/d0"));
+	expect_filled("web/d0", 10 * MIB, 80 * MIB, 2);
+	expect_filled("web/d0", 90 * MIB, 10 * MIB, 1);
+}
+
+/* FO-19: a cut for little does not pay, but for who asks for all of it. */
+Test(api_fold, whole_folds_any_head_but_one_above_a_snapshot)
+{
+	int64_t mib, layers;
+
+	make_vm("web", 1);
+	make_collection("prod", "web", NULL);
+	fill("web/d0", 0, 6 * MIB, 1);
+	cr_assert_eq(create("prod", "s1"), VMIMG_OK);
+	fill("web/d0", 0, 6 * MIB, 2);
+	layers = layers_of("web/d0");
+	expect_ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT | VMIMG_SETTLE_WHOLE, UINT64_MAX, NULL,
+			       &err));
+	cr_expect_eq(layers_of("web/d0"), layers, "the snapshot is still there");
+	delete ("prod@s1");
+	expect_ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
+	mib = mib_of("web/d0");
+	cr_expect_geq(mib, 12);
+	expect_ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT | VMIMG_SETTLE_WHOLE, UINT64_MAX, NULL,
+			       &err));
+	cr_expect_leq(mib_of("web/d0"), mib - 5);
+	expect_filled("web/d0", 0, 6 * MIB, 2);
+}
+
 Test(api_fold, settle_refuses_what_is_not_there)
 {
 	make_vm("web", 1);
