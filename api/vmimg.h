@@ -351,9 +351,9 @@ enum {
  * Waits for the background's seals and folds: as a job that ends when nothing pays any more for
  * @name ("VM/DISK", or a collection's disks; NULL: the store). It begins with the heads that hide much of
  * what lies beneath them, which are cut so that they can be folded (FO-19), and has no other effect:
- * cancelling it, or its end by @timeout_ns (UINT64_MAX: none), leaves the folds as they are. 4096, with VMIMG_SETTLE_WAIT
- * 0, 2, 3 or 5; 4: no such disk or collection. @job: NULL, or set with 4096 and the outcomes. Any thread
- * but, with VMIMG_SETTLE_WAIT, a queue's.
+ * cancelling it, or its end by @timeout_ns (UINT64_MAX: none), leaves the folds as they are. 4096, with
+ * VMIMG_SETTLE_WAIT 0, 2, 3 or 5; 4: no such disk or collection. @job: NULL, or set with 4096 and the
+ * outcomes. Any thread but, with VMIMG_SETTLE_WAIT, a queue's.
  */
 VMIMG_API uint32_t vmimg_settle(struct vmimg_service *svc, const char *name, unsigned flags,
 				uint64_t timeout_ns, struct vmimg_job **job,

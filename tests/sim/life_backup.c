@@ -182,11 +182,11 @@ static void start(const struct life_snap *snap)
 
 	if (link->base[0])
 		snprintf(base, sizeof(base), ", \"DifferentialBackupBase\": \"%s\"", link->base);
-	snprintf(
-		settings, sizeof(settings),
-		"{\"Format\": \"%s\", \"Compress\": %s, \"Resume\": %s, \"BackupIntent\": %d, \"RateLimit\": %u%s}",
-		link->format, link->compress ? "true" : "false", link->resume ? "true" : "false",
-		link->merge ? 2 : 1, life_chance(2) ? 0 : 1u << (20 + life_pick(8)), base);
+	snprintf(settings, sizeof(settings),
+		 "{\"Format\": \"%s\", \"Compress\": %s, \"Resume\": %s, \"BackupIntent\": %d, "
+		 "\"RateLimit\": %u%s}",
+		 link->format, link->compress ? "true" : "false", link->resume ? "true" : "false",
+		 link->merge ? 2 : 1, life_chance(2) ? 0 : 1u << (20 + life_pick(8)), base);
 	life_link_dir(b->count, dir);
 	snprintf(world->doing, sizeof(world->doing), "export %s against %s", life_snap_name(snap),
 		 link->base[0] ? link->base : "nothing");
