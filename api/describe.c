@@ -485,13 +485,13 @@ static const struct kind {
 	bool counted; /* has counts of space */
 } kinds[] = {
 	[VMIMG_KIND_STORE] = {"store", find_store, NULL, true},
-	[VMIMG_KIND_VM] = {"vm", find_vm, list_vms},
+	[VMIMG_KIND_VM] = {"vm", find_vm, list_vms, false},
 	[VMIMG_KIND_DISK] = {"disk", find_disk, list_disks, true},
-	[VMIMG_KIND_COLLECTION] = {"collection", find_collection, list_collections},
+	[VMIMG_KIND_COLLECTION] = {"collection", find_collection, list_collections, false},
 	[VMIMG_KIND_SNAPSHOT] = {"snapshot", find_snapshot, list_snapshots, true},
-	[VMIMG_KIND_JOB] = {"job", find_job, list_jobs},
+	[VMIMG_KIND_JOB] = {"job", find_job, list_jobs, false},
 	[VMIMG_KIND_TREE] = {"tree", find_tree, NULL, true},
-	[VMIMG_KIND_REFPOINT] = {"reference point", api_refpoint_find, api_refpoint_list},
+	[VMIMG_KIND_REFPOINT] = {"reference point", api_refpoint_find, api_refpoint_list, false},
 };
 
 static int check_arguments(const struct vmimg_service *svc, enum vmimg_kind kind,

@@ -158,11 +158,9 @@ static bool check_slot(struct fsck *f, const uint8_t *slot, unsigned place)
 		problem = PR_HEADER_BOUNDARY;
 	else if (!folded_holds(&d))
 		problem = PR_HEADER_FOLDED;
-	else if (!seal_holds(&d))
-		problem = PR_HEADER_SEAL;
-	else if (!gone_holds(&d))
+	else if (seal_holds(&d) && !gone_holds(&d))
 		problem = PR_HEADER_GONE;
-	else if (r < 0)
+	else if (!seal_holds(&d) || r < 0)
 		problem = PR_HEADER_SEAL;
 	else
 		return true;
