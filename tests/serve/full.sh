@@ -8,9 +8,7 @@ if [ -z "${VMIMG_FULL:-}" ]; then
 	VMIMG_FULL=1 exec unshare -m bash "$0"
 fi
 . "$(dirname "$0")/common.bash"
-# nbdsh runs the first python3, which may be one that its module is not for.
-python3 -c "import nbd" 2>/dev/null || PATH=/usr/bin:$PATH
-command -v nbdsh >/dev/null || { echo "no nbdsh: skipped"; exit 77; }
+. "$tests/serve/client.bash"
 trap '[ -z "$server" ] || kill -KILL "$server" 2>/dev/null; umount -l "$dir/fs" 2>/dev/null; rm -rf "$dir"' EXIT
 truncate -s 160M fs.img && mkfs.ext4 -q -m 0 fs.img && mkdir fs || die "no file system"
 mount -o loop fs.img fs 2>/dev/null || { echo "nothing can be mounted: skipped"; exit 77; }
@@ -21,39 +19,6 @@ v init "$VMIMG_STORE" && v vm create web && v disk create web/root --size=256M |
 v collection create prod web || die "collection"
 serve
 
-cat >client.py <<'P'
-# write FIRST COUNT BYTE: MiBs of that byte; fill FIRST BYTE: until ENOSPC, prints how many;
-# expect FIRST COUNT BYTE
-import errno, os, sys
-MIB = 1 << 20
-h.connect_uri(os.environ["URI"])
-what, first = os.environ["WHAT"], int(os.environ["FIRST"])
-count, byte = int(os.environ["COUNT"]), bytes([int(os.environ["BYTE"])])
-if what == "write":
-    for i in range(first, first + count):
-        h.pwrite(byte * MIB, i * MIB)
-    h.flush()
-elif what == "expect":
-    for i in range(first, first + count):
-        assert h.pread(MIB, i * MIB) == byte * MIB, "MiB %d" % i
-else:
-    done = 0
-    while True:
-        try:
-            h.pwrite(byte * MIB, (first + done) * MIB)
-        except nbd.Error as e:
-            assert e.errnum == errno.ENOSPC, e.string
-            break
-        done += 1
-    h.flush()
-    assert h.pread(MIB, first * MIB) == byte * MIB, "the connection lives on"
-    print(done)
-h.shutdown()
-P
-
-client() { # WHAT FIRST COUNT BYTE
-	WHAT=$1 FIRST=$2 COUNT=$3 BYTE=$4 URI=$(nbd_uri web/root) nbdsh -c "exec(open('client.py').read())" >out 2>err
-}
 
 client write 0 24 1 || die "write"
 ok "a snapshot" snapshot create prod@s1

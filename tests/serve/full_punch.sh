@@ -7,9 +7,7 @@ if [ -z "${VMIMG_FULL:-}" ]; then
 	VMIMG_FULL=1 exec unshare -m bash "$0"
 fi
 . "$(dirname "$0")/common.bash"
-# nbdsh runs the first python3, which may be one that its module is not for.
-python3 -c "import nbd" 2>/dev/null || PATH=/usr/bin:$PATH
-command -v nbdsh >/dev/null || { echo "no nbdsh: skipped"; exit 77; }
+. "$tests/serve/client.bash"
 trap '[ -z "$server" ] || kill -KILL "$server" 2>/dev/null; umount -l "$dir/fs" 2>/dev/null; rm -rf "$dir"' EXIT
 truncate -s 240M fs.img && mkfs.ext4 -q -m 0 fs.img && mkdir fs || die "no file system"
 mount -o loop fs.img fs 2>/dev/null || { echo "nothing can be mounted: skipped"; exit 77; }
@@ -20,32 +18,6 @@ v init "$VMIMG_STORE" && v vm create web && v disk create web/root --size=512M |
 v collection create prod web || die "collection"
 serve
 
-cat >client.py <<'P'
-# write FIRST COUNT BYTE, expect FIRST COUNT BYTE: MiBs of that byte; fill FIRST: until ENOSPC
-import errno, os
-MIB = 1 << 20
-h.connect_uri(os.environ["URI"])
-what, first = os.environ["WHAT"], int(os.environ["FIRST"])
-count, byte = int(os.environ["COUNT"]), bytes([int(os.environ["BYTE"])])
-if what == "fill":
-    try:
-        for i in range(first, 512):
-            h.pwrite(byte * MIB, i * MIB)
-    except nbd.Error as e:
-        assert e.errnum == errno.ENOSPC, e.string
-else:
-    for i in range(first, first + count):
-        if what == "write":
-            h.pwrite(byte * MIB, i * MIB)
-        else:
-            assert h.pread(MIB, i * MIB) == byte * MIB, "MiB %d" % i
-h.flush()
-h.shutdown()
-P
-
-client() { # WHAT FIRST COUNT BYTE
-	WHAT=$1 FIRST=$2 COUNT=$3 BYTE=$4 URI=$(nbd_uri web/root) nbdsh -c "exec(open('client.py').read())" >out 2>err
-}
 available() {
 	df --output=avail -B1 fs | tail -n 1
 }

@@ -3,9 +3,7 @@
 # Space under a busy, served disk comes back behind a deletion before any fold pays (PU): as holes in the
 # layer's file, which nobody sees but who counts.
 . "$(dirname "$0")/common.bash"
-# nbdsh runs the first python3, which may be one that its module is not for.
-python3 -c "import nbd" 2>/dev/null || PATH=/usr/bin:$PATH
-command -v nbdsh >/dev/null || { echo "no nbdsh: skipped"; exit 77; }
+. "$tests/serve/client.bash"
 truncate -s 1M hole && [ "$(du -B1 hole | cut -f1)" -lt 1048576 ] || { echo "no holes here: skipped"; exit 77; }
 
 MIB=1048576
@@ -14,32 +12,6 @@ v collection create prod web || die "collection"
 # So slow that no fold ends while this runs; holes are not paced by bytes read.
 serve --fold-rate=1M
 
-cat >client.py <<'P'
-# write FIRST COUNT BYTE, expect FIRST COUNT BYTE: MiBs of that byte; busy FIRST: until it is ended
-import os
-MIB = 1 << 20
-h.connect_uri(os.environ["URI"])
-what, first = os.environ["WHAT"], int(os.environ["FIRST"])
-count, byte = int(os.environ["COUNT"]), bytes([int(os.environ["BYTE"])])
-if what == "write":
-    for i in range(first, first + count):
-        h.pwrite(byte * MIB, i * MIB)
-    h.flush()
-elif what == "expect":
-    for i in range(first, first + count):
-        assert h.pread(MIB, i * MIB) == byte * MIB, "MiB %d" % i
-else:
-    n = 0
-    while True:
-        n += 1
-        h.pwrite(bytes([n % 251 + 1]) * 4096, first * MIB + n % 256 * 4096)
-        assert h.pread(4096, first * MIB + n % 256 * 4096)[0] == n % 251 + 1
-h.shutdown()
-P
-
-client() { # WHAT FIRST COUNT BYTE
-	WHAT=$1 FIRST=$2 COUNT=$3 BYTE=$4 URI=$(nbd_uri web/root) nbdsh -c "exec(open('client.py').read())" >out 2>err
-}
 used() { # bytes of the layers
 	du -s -B1 "$VMIMG_STORE/layers" | cut -f1
 }
