@@ -119,6 +119,8 @@ static int disks_of_snapshot(struct vmimg_service *svc, const struct fmt_uuid *i
 	size_t n = 0, used = 0;
 	int r = eng_catalog_list_snapshot_disks(catalog_of(svc), id, &rows, &n);
 
+	if (r == 0 && !n)
+		r = -ENOENT; /* deleted since it was found */
 	*ret = r == 0 ? calloc(n + 1, sizeof(**ret)) : NULL;
 	for (size_t i = 0; *ret && i < n; i++)
 		if (!rows[i].skipped)
@@ -136,6 +138,8 @@ static int disks_of_refpoint(struct vmimg_service *svc, const struct fmt_uuid *i
 	size_t n = 0;
 	int r = eng_catalog_list_refpoint_disks(catalog_of(svc), id, &rows, &n);
 
+	if (r == 0 && !n)
+		r = -ENOENT; /* destroyed since it was found */
 	*ret = r == 0 ? calloc(n + 1, sizeof(**ret)) : NULL;
 	for (size_t i = 0; *ret && i < n; i++)
 		put_disk(&(*ret)[i], &rows[i].disk, rows[i].vm_name, rows[i].disk_name,

@@ -211,6 +211,8 @@ int vmimg_diff(struct vmimg_service *svc, const char *from, const char *to, stru
 	r = api_point_disks(svc, &b.from, &b.from.collection, &b.before, &b.nbefore);
 	if (r == 0)
 		r = api_point_disks(svc, &b.to, &b.from.collection, &b.after, &b.nafter);
+	if (r == -ENOENT)
+		fmt_fail(&b.why, r, "%s or %s: deleted meanwhile", b.from.name, b.to.name);
 	if (r == 0)
 		r = write_document(&b, &t);
 	free(b.before);

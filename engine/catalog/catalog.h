@@ -290,6 +290,10 @@ int eng_catalog_get_job(struct eng_catalog *cat, const struct fmt_uuid *id, stru
 /* One that users see: -ENOENT also while it is being created or deleted; @err (or NULL) says of whom. */
 int eng_catalog_find_snapshot(struct eng_catalog *cat, const char *collection, const char *name,
 			      struct fmt_error *err, struct cat_snapshot *ret);
+/* The same, and the rows of its disks, by one look: no deletion comes between. free() them. */
+int eng_catalog_find_members(struct eng_catalog *cat, const char *collection, const char *name,
+			     struct fmt_error *err, struct cat_snapshot *ret,
+			     struct cat_snapshot_disk **rows, size_t *count);
 
 int eng_catalog_get_refpoint(struct eng_catalog *cat, const char *collection, const char *name,
 			     struct cat_refpoint *ret);

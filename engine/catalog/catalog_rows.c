@@ -529,6 +529,27 @@ int eng_catalog_find_snapshot(struct eng_catalog *cat, const char *collection, c
 		     : 0;
 }
 
+int eng_catalog_find_members(struct eng_catalog *cat, const char *collection, const char *name,
+			     struct fmt_error *err, struct cat_snapshot *ret,
+			     struct cat_snapshot_disk **rows, size_t *count)
+{
+	struct cat_snapshot snap;
+	int r = eng_catalog_enter(cat);
+
+	if (r < 0)
+		return fmt_fail(err, r, "%s@%s: %s", collection, name, strerror(-r));
+	r = eng_catalog_find_snapshot(cat, collection, name, err, &snap);
+	if (r == 0) {
+		r = eng_catalog_list_snapshot_disks(cat, &snap.id, rows, count);
+		if (r < 0)
+			fmt_fail(err, r, "%s@%s: cannot list its disks", collection, name);
+	}
+	eng_catalog_leave(cat);
+	if (r == 0)
+		*ret = snap;
+	return r;
+}
+
 #define JOB_COMPLETED 7
 
 void eng_catalog_complete_job(struct cat_job *job, int64_t now_ns)

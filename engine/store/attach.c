@@ -42,24 +42,14 @@ static char *split(char *name, char at)
 	return p + 1;
 }
 
-static int list_snapshot(struct eng_store *store, const char *collection, const char *snapshot,
-			 struct cat_snapshot_disk **ret, size_t *count, struct fmt_error *err)
-{
-	struct cat_snapshot snap;
-	int r = eng_catalog_find_snapshot(store->catalog, collection, snapshot, err, &snap);
-
-	if (r < 0)
-		return r;
-	r = eng_catalog_list_snapshot_disks(store->catalog, &snap.id, ret, count);
-	return r < 0 ? fmt_fail(err, r, "%s@%s: cannot list its disks", collection, snapshot) : 0;
-}
-
 static int find_snapshot_disk(struct eng_store *store, char *collection, char *snapshot, char *vm,
 			      char *disk, struct cat_snapshot_disk *ret, struct fmt_error *err)
 {
 	struct cat_snapshot_disk *rows = NULL;
+	struct cat_snapshot snap;
 	size_t n = 0;
-	int r = list_snapshot(store, collection, snapshot, &rows, &n, err);
+	int r = eng_catalog_find_members(store->catalog, collection, snapshot, err, &snap, &rows,
+					 &n);
 
 	if (r < 0)
 		return r;
@@ -73,6 +63,26 @@ static int find_snapshot_disk(struct eng_store *store, char *collection, char *s
 	free(rows);
 	return r < 0 ? fmt_fail(err, r, "%s@%s: holds no disk %s/%s", collection, snapshot, vm,
 				disk)
+		     : 0;
+}
+
+/* @row as it is now; -ENOENT: its snapshot has been deleted. */
+static int refresh_member(struct eng_store *store, const struct cat_snapshot_disk *row,
+			  struct cat_snapshot_disk *ret, struct fmt_error *err)
+{
+	struct cat_snapshot_disk *rows = NULL;
+	size_t n = 0;
+	int r = eng_catalog_list_snapshot_disks(store->catalog, &row->snapshot, &rows, &n);
+
+	if (r == 0)
+		r = -ENOENT;
+	for (size_t i = 0; r == -ENOENT && i < n; i++)
+		if (fmt_uuid_equal(&rows[i].disk, &row->disk)) {
+			*ret = rows[i];
+			r = 0;
+		}
+	free(rows);
+	return r < 0 ? fmt_fail(err, r, "%s/%s: its snapshot is gone", row->vm_name, row->disk_name)
 		     : 0;
 }
 
@@ -91,8 +101,10 @@ int eng_store_frozen_layer(struct eng_disk *disk, const char *collection, const 
 {
 	struct eng_store *store = ((struct eng_entry *)disk->owner)->store;
 	struct cat_snapshot_disk *rows = NULL;
+	struct cat_snapshot snap;
 	size_t n = 0;
-	int r = list_snapshot(store, collection, snapshot, &rows, &n, err);
+	int r = eng_catalog_find_members(store->catalog, collection, snapshot, err, &snap, &rows,
+					 &n);
 
 	if (r < 0)
 		return r;
@@ -216,24 +228,21 @@ static void end_reading(struct eng_store *store, struct eng_entry *entry)
 	eng_folder_want(store->folder, &entry->id);
 }
 
-static int attach_snapshot(struct eng_store *store, struct eng_queue *queue, char *collection,
-			   char *snapshot, char *vm, char *name, struct fmt_error *err,
-			   struct eng_disk **ret)
+int eng_store_attach_member(struct eng_store *store, struct eng_queue *queue,
+			    const struct cat_snapshot_disk *member, struct fmt_error *err,
+			    struct eng_disk **ret)
 {
 	struct cat_snapshot_disk row;
 	struct eng_layer **layers = NULL;
 	struct eng_disk *disk = NULL;
-	struct eng_entry *entry;
+	struct eng_entry *entry = begin_reading(store, queue, &member->disk);
 	size_t n = 0;
-	int r = find_snapshot_disk(store, collection, snapshot, vm, name, &row, err);
+	int r;
 
-	if (r < 0)
-		return r;
-	entry = begin_reading(store, queue, &row.disk);
 	if (!entry)
 		return -ENOMEM;
 	/* Its layer may have been folded into another until then. */
-	r = find_snapshot_disk(store, collection, snapshot, vm, name, &row, err);
+	r = refresh_member(store, member, &row, err);
 	if (r == 0)
 		r = open_chain(store, &row.layer, false, err, &layers, &n);
 	if (r == 0) {
@@ -385,6 +394,7 @@ int eng_store_attach(struct eng_store *store, struct eng_queue *queue, const cha
 		     unsigned flags, struct fmt_error *err, struct eng_disk **ret)
 {
 	char buf[4 * CAT_NAME_MAX], *vm, *disk, *snapshot;
+	struct cat_snapshot_disk member;
 	struct eng_entry *entry;
 	struct cat_disk row;
 	int r;
@@ -402,7 +412,8 @@ int eng_store_attach(struct eng_store *store, struct eng_queue *queue, const cha
 	if (snapshot) {
 		if (!(flags & ENG_ATTACH_READ_ONLY))
 			return fmt_fail(err, -EROFS, "%s: a snapshot is read-only", name);
-		return attach_snapshot(store, queue, buf, snapshot, vm, disk, err, ret);
+		r = find_snapshot_disk(store, buf, snapshot, vm, disk, &member, err);
+		return r < 0 ? r : eng_store_attach_member(store, queue, &member, err, ret);
 	}
 	r = eng_catalog_get_disk(store->catalog, vm, disk, &row);
 	if (r < 0)

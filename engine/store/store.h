@@ -136,6 +136,10 @@ enum {
 /* @name: VM/DISK or COLLECTION@SNAPSHOT/VM/DISK. On the queue's thread. */
 int eng_store_attach(struct eng_store *store, struct eng_queue *queue, const char *name,
 		     unsigned flags, struct fmt_error *err, struct eng_disk **ret);
+/* What a snapshot holds of a disk, by the two ids in @member; -ENOENT when the snapshot is gone. */
+int eng_store_attach_member(struct eng_store *store, struct eng_queue *queue,
+			    const struct cat_snapshot_disk *member, struct fmt_error *err,
+			    struct eng_disk **ret);
 /* What @layer and all beneath it hold, read-only and of the layer's size; as a reader of @disk, in whose
  * chain it is (FO-5). */
 int eng_store_attach_layer(struct eng_store *store, struct eng_queue *queue,

@@ -20,6 +20,13 @@ struct view_disk {
 	char *name;
 	struct eng_disk *disk;
 	uint64_t size;
+	struct fmt_uuid layer; /* the topmost */
+};
+
+/* A disk to be attached: a snapshot's, or what a layer holds. Its owner's, who waits. */
+struct ask {
+	const struct cat_snapshot_disk *member; /* NULL: the two below */
+	const struct fmt_uuid *disk, *layer;
 };
 
 struct eng_view {
@@ -30,8 +37,7 @@ struct eng_view {
 	pthread_cond_t changed; /* lock: what follows */
 	bool started, stopping, woken;
 	int start_result;
-	const char *adding;                                /* to be attached; NULL: nothing to do */
-	const struct fmt_uuid *adding_layer, *adding_disk; /* or NULL: by its name */
+	const struct ask *adding; /* NULL: nothing to do */
 	struct eng_disk *added;
 	int add_result;
 	struct fmt_error add_error;
@@ -87,18 +93,18 @@ static void msg_start(struct eng_msg *msg)
 static void attach_asked(struct eng_view *view)
 {
 	struct eng_disk *disk = NULL;
-	const char *name;
+	const struct ask *ask;
 	int r;
 
 	pthread_mutex_lock(&view->lock);
-	name = view->adding;
+	ask = view->adding;
 	pthread_mutex_unlock(&view->lock);
-	if (!name)
+	if (!ask)
 		return;
-	r = view->adding_layer ? eng_store_attach_layer(view->store, view->queue, view->adding_disk,
-							view->adding_layer, &view->add_error, &disk)
-			       : eng_store_attach(view->store, view->queue, name,
-						  ENG_ATTACH_READ_ONLY, &view->add_error, &disk);
+	r = ask->member ? eng_store_attach_member(view->store, view->queue, ask->member,
+						  &view->add_error, &disk)
+			: eng_store_attach_layer(view->store, view->queue, ask->disk, ask->layer,
+						 &view->add_error, &disk);
 	pthread_mutex_lock(&view->lock);
 	view->added = disk;
 	view->add_result = r;
@@ -215,8 +221,8 @@ static int make_room(struct eng_view *view)
 	return 0;
 }
 
-static int add(struct eng_view *view, const char *name, const struct fmt_uuid *disk,
-	       const struct fmt_uuid *layer, struct fmt_error *err, uint32_t *ret)
+static int add(struct eng_view *view, const struct ask *ask, const char *name,
+	       struct fmt_error *err, uint32_t *ret)
 {
 	char *copy = strdup(name);
 	struct view_disk *d;
@@ -228,9 +234,7 @@ static int add(struct eng_view *view, const char *name, const struct fmt_uuid *d
 	}
 	pthread_mutex_lock(&view->lock);
 	view->add_error.text[0] = 0;
-	view->adding = copy;
-	view->adding_disk = disk;
-	view->adding_layer = layer;
+	view->adding = ask;
 	pthread_mutex_unlock(&view->lock);
 	eng_ring_wake(eng_queue_ring(view->queue));
 	pthread_mutex_lock(&view->lock);
@@ -245,24 +249,31 @@ static int add(struct eng_view *view, const char *name, const struct fmt_uuid *d
 	d->name = copy;
 	d->disk = view->added;
 	d->size = atomic_load(&view->added->size);
+	d->layer = view->added->layers[view->added->nlayers - 1]->id;
 	*ret = view->count++;
 	return 0;
 }
 
-int eng_view_add(struct eng_view *view, const char *name, struct fmt_error *err, uint32_t *ret)
+int eng_view_add_member(struct eng_view *view, const struct cat_snapshot_disk *member,
+			const char *name, struct fmt_error *err, uint32_t *ret)
 {
-	return add(view, name, NULL, NULL, err, ret);
+	return add(view, &(struct ask){.member = member}, name, err, ret);
 }
 
 int eng_view_add_layer(struct eng_view *view, const struct fmt_uuid *disk,
 		       const struct fmt_uuid *layer, struct fmt_error *err, uint32_t *ret)
 {
-	return add(view, "", disk, layer, err, ret);
+	return add(view, &(struct ask){.disk = disk, .layer = layer}, "", err, ret);
 }
 
 uint64_t eng_view_size(const struct eng_view *view, uint32_t disk)
 {
 	return view->disks[disk].size;
+}
+
+const struct fmt_uuid *eng_view_layer(const struct eng_view *view, uint32_t disk)
+{
+	return &view->disks[disk].layer;
 }
 
 /* --- anybody --- */

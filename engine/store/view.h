@@ -16,12 +16,15 @@ struct eng_view;
 
 int eng_view_open(struct eng_store *store, struct fmt_error *err, struct eng_view **ret);
 void eng_view_close(struct eng_view *view); /* NULL is fine */
-/* Opens "COLLECTION@SNAPSHOT/VM/DISK"; its number, counted from 0, in *@ret. */
-int eng_view_add(struct eng_view *view, const char *name, struct fmt_error *err, uint32_t *ret);
+/* Opens what a snapshot holds of a disk; @name is for messages, its number, counted from 0, in *@ret. */
+int eng_view_add_member(struct eng_view *view, const struct cat_snapshot_disk *member,
+			const char *name, struct fmt_error *err, uint32_t *ret);
 /* Opens what @layer and all beneath it hold, as a reader of @disk; its number in *@ret. */
 int eng_view_add_layer(struct eng_view *view, const struct fmt_uuid *disk,
 		       const struct fmt_uuid *layer, struct fmt_error *err, uint32_t *ret);
 uint64_t eng_view_size(const struct eng_view *view, uint32_t disk);
+/* The topmost one that is read, which no fold takes away meanwhile; whatever has become of the snapshot. */
+const struct fmt_uuid *eng_view_layer(const struct eng_view *view, uint32_t disk);
 
 struct eng_view_piece {
 	void *buf;

@@ -13,8 +13,9 @@
 #include "format/stream.h"
 
 struct eng_export_disk {
-	uint32_t view;              /* its number in the view */
-	struct eng_blocks *changed; /* against the base; NULL: the disk is full */
+	struct cat_snapshot_disk row; /* the layer as it was before it was opened */
+	uint32_t view;                /* its number in the view */
+	struct eng_blocks *changed;   /* against the base; NULL: the disk is full */
 	char name[4 * CAT_NAME_MAX];
 };
 

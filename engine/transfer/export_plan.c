@@ -24,12 +24,13 @@ static uint32_t vm_index(struct fmt_manifest *m, const struct fmt_uuid *id, cons
 	return m->vm_count++;
 }
 
-static int add_disk(struct eng_store *store, const struct cat_snapshot_disk *row,
-		    struct fmt_manifest *m, struct fmt_error *err)
+static int add_disk(struct eng_export_plan *p, const struct cat_snapshot_disk *row,
+		    struct fmt_error *err)
 {
+	struct fmt_manifest *m = &p->m;
 	struct fmt_manifest_disk *d = &m->disks[m->disk_count];
 	struct cat_disk disk;
-	int r = eng_catalog_get_disk_id(store->catalog, &row->disk, &disk);
+	int r = eng_catalog_get_disk_id(p->store->catalog, &row->disk, &disk);
 
 	if (r < 0)
 		return fmt_fail(err, r, "%s/%s: the disk is not in the catalog any more",
@@ -41,7 +42,7 @@ static int add_disk(struct eng_store *store, const struct cat_snapshot_disk *row
 	d->block_bits = disk.block_bits;
 	d->position = disk.position;
 	d->full = true;
-	m->disk_count++;
+	p->disks[m->disk_count++].row = *row;
 	return 0;
 }
 
@@ -51,11 +52,9 @@ static int take_snapshot(struct eng_export_plan *p, struct fmt_error *err)
 	struct cat_snapshot_disk *rows = NULL;
 	struct cat_snapshot snap;
 	size_t n = 0;
-	int r = eng_catalog_find_snapshot(p->store->catalog, p->how->collection, p->how->snapshot,
-					  err, &snap);
+	int r = eng_catalog_find_members(p->store->catalog, p->how->collection, p->how->snapshot,
+					 err, &snap, &rows, &n);
 
-	if (r == 0)
-		r = eng_catalog_list_snapshot_disks(p->store->catalog, &snap.id, &rows, &n);
 	if (r < 0)
 		return r;
 	m->format = p->how->format;
@@ -80,7 +79,7 @@ static int take_snapshot(struct eng_export_plan *p, struct fmt_error *err)
 		r = fmt_fail(err, -E2BIG, "%zu disks: more than an export can name", n);
 	for (size_t i = 0; r == 0 && i < n; i++)
 		if (!rows[i].skipped)
-			r = add_disk(p->store, &rows[i], m, err);
+			r = add_disk(p, &rows[i], err);
 	free(rows);
 	if (r == 0 && !m->disk_count)
 		r = fmt_fail(err, -EINVAL, "%s@%s: holds no disk", p->how->collection,
@@ -91,11 +90,12 @@ static int take_snapshot(struct eng_export_plan *p, struct fmt_error *err)
 /* --- the base --- */
 
 static int find_changes(struct eng_export_plan *p, const struct eng_increment_base *base,
-			uint32_t i, const struct fmt_uuid *layer, struct fmt_error *err)
+			uint32_t i, struct fmt_error *err)
 {
 	struct fmt_manifest_disk *d = &p->m.disks[i];
 	const struct eng_increment_disk *was = eng_increment_base_disk(base, &d->id);
-	struct eng_state from = {0}, to = {.layer = *layer, .size = d->size};
+	struct eng_state from = {0}, to = {.layer = *eng_view_layer(p->view, p->disks[i].view),
+					   .size = d->size};
 	struct cat_disk disk;
 	int r;
 
@@ -116,27 +116,21 @@ static int find_changes(struct eng_export_plan *p, const struct eng_increment_ba
 	return r;
 }
 
-/* Its rows are read when all disks are open: no fold moves them any more. */
+/* With what is open: no fold moves it any more, and the snapshot may be deleted from here on (DL-5). */
 static int compare_with_base(struct eng_export_plan *p, struct fmt_error *err)
 {
 	struct eng_increment_base base;
 	int r = eng_increment_base_find(p->store, p->how->collection, p->how->base,
 					p->how->base_is_refpoint, err, &base);
-	struct cat_snapshot_disk *rows = NULL;
-	size_t n = 0;
 
 	if (r < 0)
 		return r;
 	if (fmt_uuid_equal(&base.row.id, &p->m.snapshot))
 		r = fmt_fail(err, -EINVAL, "%s: the base is the snapshot itself", p->how->snapshot);
-	if (r == 0)
-		r = eng_catalog_list_snapshot_disks(p->store->catalog, &p->m.snapshot, &rows, &n);
-	for (size_t j = 0, i = 0; r == 0 && j < n; j++)
-		if (!rows[j].skipped)
-			r = find_changes(p, &base, (uint32_t)i++, &rows[j].layer, err);
+	for (uint32_t i = 0; r == 0 && i < p->m.disk_count; i++)
+		r = find_changes(p, &base, i, err);
 	p->m.has_base = true;
 	p->m.base = base.row;
-	free(rows);
 	eng_increment_base_fini(&base);
 	return r;
 }
@@ -153,7 +147,7 @@ static int open_disks(struct eng_export_plan *p, struct fmt_error *err)
 
 		snprintf(d->name, sizeof(d->name), "%s@%s/%s/%s", m->collection_name,
 			 m->snapshot_name, m->vms[m->disks[i].vm].name, m->disks[i].name);
-		r = eng_view_add(p->view, d->name, err, &d->view);
+		r = eng_view_add_member(p->view, &d->row, d->name, err, &d->view);
 	}
 	return r;
 }

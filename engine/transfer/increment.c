@@ -59,6 +59,8 @@ static int take_snapshot(struct eng_store *store, const struct cat_snapshot *sna
 	size_t n = 0;
 	int r = eng_catalog_list_snapshot_disks(store->catalog, &snap->id, &rows, &n);
 
+	if (r == 0 && !n)
+		r = -ENOENT; /* deleted since it was found */
 	if (r < 0)
 		return r;
 	b->row.id = snap->id;
@@ -106,6 +108,8 @@ static int take_point(struct eng_store *store, const struct cat_refpoint *point,
 	size_t n = 0;
 	int r = eng_catalog_list_refpoint_disks(store->catalog, &point->id, &rows, &n);
 
+	if (r == 0 && !n)
+		r = -ENOENT; /* destroyed since it was found */
 	if (r < 0)
 		return r;
 	b->row.refpoint = true;
@@ -138,15 +142,17 @@ int eng_increment_base_find(struct eng_store *store, const char *collection, con
 		r = eng_catalog_get_refpoint(store->catalog, collection, name, &point);
 	else
 		r = eng_catalog_find_snapshot(store->catalog, collection, name, NULL, &snap);
-	if (r < 0)
-		return fmt_fail(err, r, "base %s%c%s: %s", collection, refpoint ? '#' : '@', name,
-				r == -ENOENT ? "there is none" : strerror(-r));
-	r = refpoint ? take_point(store, &point, &b, err) : take_snapshot(store, &snap, &b);
 	if (r == 0)
+		r = refpoint ? take_point(store, &point, &b, err) : take_snapshot(store, &snap, &b);
+	if (r == 0) {
 		*ret = b;
-	else
-		eng_increment_base_fini(&b);
-	return r;
+		return 0;
+	}
+	eng_increment_base_fini(&b);
+	return r == -ENOENT || !err || !err->text[0]
+		       ? fmt_fail(err, r, "base %s%c%s: %s", collection, refpoint ? '#' : '@', name,
+				  r == -ENOENT ? "there is none" : strerror(-r))
+		       : r;
 }
 
 static int find_point(struct eng_store *store, const struct fmt_manifest_base *wanted,

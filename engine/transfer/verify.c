@@ -326,24 +326,25 @@ static int verify_disk(struct run *v, const struct cat_snapshot_disk *disk)
 	return r;
 }
 
-/* DL-5: what is open stays. A disk that cannot be opened is read layer by layer all the same. */
-static int hold_disks(struct eng_view *view, const char *collection, const char *name,
-		      const struct cat_snapshot_disk *disks, size_t n)
+/*
+ * DL-5: what is open stays, and is what is read, whatever becomes of the snapshot; a fold may have moved it
+ * until then. A disk that cannot be opened is read layer by layer all the same, as long as it is there.
+ */
+static int hold_disk(struct run *v, struct eng_view *view, struct cat_snapshot_disk *disk)
 {
-	int r = 0;
+	struct cat_snapshot now;
+	char name[2 * CAT_NAME_MAX];
+	uint32_t number;
+	int r;
 
-	for (size_t i = 0; r == 0 && i < n; i++) {
-		char path[4 * CAT_NAME_MAX];
-		uint32_t number;
-
-		if (disks[i].skipped)
-			continue;
-		snprintf(path, sizeof(path), "%s@%s/%s/%s", collection, name, disks[i].vm_name,
-			 disks[i].disk_name);
-		if (eng_view_add(view, path, NULL, &number) == -ENOMEM)
-			r = -ENOMEM;
-	}
-	return r;
+	snprintf(name, sizeof(name), "%s/%s", disk->vm_name, disk->disk_name);
+	r = eng_view_add_member(view, disk, name, NULL, &number);
+	if (r == 0)
+		disk->layer = *eng_view_layer(view, number);
+	if (r == 0 || r == -ENOMEM)
+		return r;
+	r = eng_catalog_get_snapshot_id(v->store->catalog, &disk->snapshot, &now);
+	return r == -ENOENT ? fmt_fail(v->err, r, "%s: the snapshot is gone", name) : r;
 }
 
 static uint64_t count_bytes(struct eng_store *store, const struct cat_snapshot_disk *disks,
@@ -365,29 +366,19 @@ static uint64_t count_bytes(struct eng_store *store, const struct cat_snapshot_d
 	return total;
 }
 
-static int verify(struct run *v, const char *collection, const char *name,
-		  const struct cat_snapshot *snap)
+static int verify(struct run *v, struct cat_snapshot_disk *disks, size_t n)
 {
-	struct cat_snapshot_disk *disks = NULL;
 	struct eng_view *view = NULL;
-	size_t n = 0;
 	int r = eng_view_open(v->store, v->err, &view);
 
-	if (r == 0)
-		r = eng_catalog_list_snapshot_disks(v->store->catalog, &snap->id, &disks, &n);
-	if (r == 0)
-		r = hold_disks(view, collection, name, disks, n);
-	free(disks);
-	disks = NULL;
-	/* A fold may have moved them before all were open. */
-	if (r == 0)
-		r = eng_catalog_list_snapshot_disks(v->store->catalog, &snap->id, &disks, &n);
+	for (size_t i = 0; r == 0 && i < n; i++)
+		if (!disks[i].skipped)
+			r = hold_disk(v, view, &disks[i]);
 	if (r == 0)
 		eng_progress_start(v->progress, count_bytes(v->store, disks, n));
 	for (size_t i = 0; r == 0 && i < n; i++)
 		if (!disks[i].skipped)
 			r = verify_disk(v, &disks[i]);
-	free(disks);
 	eng_view_close(view);
 	return r;
 }
@@ -397,8 +388,10 @@ int eng_store_verify_snapshot(struct eng_store *store, const char *collection, c
 			      struct eng_verify_report *ret)
 {
 	struct run v = {.store = store, .progress = progress, .err = err};
+	struct cat_snapshot_disk *disks = NULL;
 	struct cat_snapshot snap;
-	int r = eng_catalog_find_snapshot(store->catalog, collection, name, err, &snap);
+	size_t n = 0;
+	int r = eng_catalog_find_members(store->catalog, collection, name, err, &snap, &disks, &n);
 
 	if (r < 0)
 		return r;
@@ -406,7 +399,8 @@ int eng_store_verify_snapshot(struct eng_store *store, const char *collection, c
 	if (!v.report.findings || posix_memalign((void **)&v.buf, FMT_PAGE, CHUNK))
 		r = -ENOMEM;
 	if (r == 0)
-		r = verify(&v, collection, name, &snap);
+		r = verify(&v, disks, n);
+	free(disks);
 	free(v.buf);
 	free(v.seen);
 	if (r == 0)
