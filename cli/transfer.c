@@ -369,40 +369,53 @@ static int run_export(struct cli *cli, int argc, char **argv)
 
 /* --- export of a reference point --- */
 
-static int run_export_point(struct cli *cli, int argc, char **argv)
+/* Takes @params. */
+static int do_export_point(struct cli *cli, json_t *params)
 {
-	const char *base = NULL;
-	const struct cli_option options[] = {
-		{"base", 0, CLI_TEXT, &base, "COLLECTION#NAME",
-		 "with what has changed since that point"},
-		{0},
-	};
-	char *path = NULL, full[2 * VMIMG_NAME_MAX + 8];
 	struct hop none = {.path = ""};
 	struct cli_session *s = NULL;
 	json_t *report = NULL;
-	int status;
+	int status = CLI_FAILURE;
+
+	cli_catch_interrupts();
+	if (!cli_begin(cli, NULL, &s))
+		status = run_job(cli, s, &none, "ExportReferencePoint", "export",
+				 json_incref(params), &report);
+	if (!status && cli->json) {
+		json_object_set_new(report, "return_value", json_integer(0));
+		status = cli_print_json(cli, json_incref(report));
+	}
+	json_decref(report);
+	json_decref(params);
+	return cli_end(cli, s, status);
+}
+
+static int run_export_point(struct cli *cli, int argc, char **argv)
+{
+	struct cli_work work = {.operation = "export", .method = "ExportReferencePoint"};
+	const char *base = NULL;
+	bool async = false;
+	const struct cli_option options[] = {
+		{"base", 0, CLI_TEXT, &base, "COLLECTION#NAME",
+		 "with what has changed since that point"},
+		{"async", 0, CLI_FLAG, &async, NULL,
+		 "return when the job runs; do not wait for it"},
+		{0},
+	};
+	char *path = NULL, full[2 * VMIMG_NAME_MAX + 8];
 
 	cli_parse(cli, options, argc, argv);
 	if (base)
 		snprintf(full, sizeof(full), "%.*s%s",
 			 base[0] == '#' ? (int)strcspn(argv[0], "#") : 0, argv[0], base);
-	cli_catch_interrupts();
-	if (cli_begin(cli, NULL, &s))
-		return CLI_FAILURE;
 	path = cli_absolute_path(argv[1]);
-	status = run_job(cli, s, &none, "ExportReferencePoint", "export",
-			 json_pack("{s:s, s:s, s:{s:s*}}", "ReferencePointCollection", argv[0],
-				   "ExportDirectory", path ? path : "", "ExportSettingData",
-				   "BaseReferencePointCollection", base ? full : NULL),
-			 &report);
+	if (!path)
+		return cli_error(cli, -ENOMEM, "out of memory");
+	work.params = json_pack("{s:s, s:s, s:{s:s*}}", "ReferencePointCollection", argv[0],
+				"ExportDirectory", path, "ExportSettingData",
+				"BaseReferencePointCollection", base ? full : NULL);
 	free(path);
-	if (!status && cli->json) {
-		json_object_set_new(report, "return_value", json_integer(0));
-		return cli_end(cli, s, cli_print_json(cli, report));
-	}
-	json_decref(report);
-	return cli_end(cli, s, status);
+	return async ? cli_run_work(cli, &work, true) : do_export_point(cli, work.params);
 }
 
 /* --- import --- */

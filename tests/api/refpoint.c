@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * refpoint.c - the collection reference point service: its numbers, which are not the snapshot service's,
- * its answers, jobs, documents and events (spec/refpoint.md RP-20..RP-27).
+ * its answers, jobs, documents and events (spec/refpoint.md RP-20..RP-28).
  */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "tests/api/fixture.h"
 
@@ -297,4 +298,119 @@ Test(api_refpoint, changes_by_the_id_of_change_tracking)
 	expect_error(vmimg_get_virtual_disk_changes(svc, "web/d0", id, NULL, 0, 8 * MIB, &changes,
 						    &err),
 		     VMIMG_V_INVALID_PARAMETER);
+}
+
+/* --- export: RP-28, XP-9 --- */
+
+static json_t *exported(const char *dir)
+{
+	char path[400];
+	json_t *document;
+
+	snprintf(path, sizeof(path), "%s/refpoint.json", dir);
+	document = json_load_file(path, JSON_REJECT_DUPLICATES, NULL);
+	cr_assert_not_null(document, "%s", path);
+	return document;
+}
+
+/* XP-6: what the job came to. */
+static void expect_report(struct vmimg_job *job, const char *base, const char *dir)
+{
+	struct vmimg_job_info told;
+	char *report = NULL;
+	json_t *document;
+
+	vmimg_job_info(job, &told);
+	expect_ok(vmimg_job_report(svc, told.instance_id, &err, &report));
+	document = json_loads(report, 0, NULL);
+	vmimg_free(report);
+	cr_expect_str_eq(text(document, "refpoint"), "prod#p2");
+	cr_expect_str_eq(text(document, "base"), base);
+	cr_expect_str_eq(text(document, "target"), dir);
+	json_decref(document);
+}
+
+Test(api_refpoint, an_export_is_a_job_of_type_206)
+{
+	struct vmimg_job_info told;
+	struct vmimg_job *job = NULL;
+	const json_t *disk, *range;
+	json_t *document;
+	char dir[300];
+
+	expect_ok(point("prod", "{\"Synchronous\": true}", 2, "p1", NULL));
+	fill("web/d1", 64 << 10, 8192, 7);
+	expect_ok(point("prod", "{\"Synchronous\": true}", 2, "p2", NULL));
+	snprintf(dir, sizeof(dir), "%s/exported", scratch);
+	cr_assert_eq(vmimg_export_reference_point(svc, "prod#p2", dir,
+						  "{\"BaseReferencePointCollection\": \"prod#p1\"}",
+						  &job, &err),
+		     VMIMG_JOB_STARTED);
+	cr_assert_eq(vmimg_job_wait(job, 20 * SECOND), 0);
+	vmimg_job_info(job, &told);
+	cr_expect_eq(told.job_state, VMIMG_JOB_COMPLETED, "%s", told.error_description);
+	cr_expect_eq(told.job_type, 206);
+	cr_expect_eq(told.percent_complete, 100);
+	cr_expect_str_eq(told.name, "prod#p2");
+	expect_report(job, "prod#p1", dir);
+	vmimg_job_put(job);
+	document = exported(dir);
+	cr_expect_str_eq(text(json_object_get(document, "refpoint"), "refpoint"), "prod#p2");
+	cr_expect_eq(json_array_size(
+			     json_object_get(json_object_get(document, "refpoint"), "members")),
+		     3);
+	disk = json_array_get(json_object_get(json_object_get(document, "changes"), "disks"), 2);
+	cr_expect_str_eq(text(disk, "disk"), "web/d1");
+	range = json_array_get(json_object_get(disk, "changed"), 0);
+	cr_expect_eq(json_array_size(json_object_get(disk, "changed")), 1);
+	cr_expect_eq(number(range, "start"), 64 << 10);
+	cr_expect_eq(number(range, "length"), 8192);
+	json_decref(document);
+	snprintf(dir, sizeof(dir), "%s/alone", scratch);
+	expect_ok(vmimg_export_reference_point(svc, "prod#p2", dir, "{\"Synchronous\": true}", NULL,
+					       &err));
+	document = exported(dir);
+	cr_expect(json_is_null(json_object_get(document, "changes")));
+	json_decref(document);
+}
+
+/* XP-4: at once what the arguments say, by the job what is found later; neither leaves anything. */
+Test(api_refpoint, exports_that_are_refused_leave_nothing)
+{
+	static const char *const bases[] = {"prod#none", "other#p1", "prod@p1", "p1"};
+	struct vmimg_job_info told;
+	struct vmimg_job *job = NULL;
+	char dir[300], settings[200];
+
+	make_vm("lone", 1);
+	make_collection("other", "lone", NULL);
+	expect_ok(point("prod", "{\"Synchronous\": true}", 2, "p1", NULL));
+	expect_ok(point("other", "{\"Synchronous\": true}", 2, "p1", NULL));
+	snprintf(dir, sizeof(dir), "%s/exported", scratch);
+	for (size_t i = 0; i < sizeof(bases) / sizeof(bases[0]); i++) {
+		snprintf(settings, sizeof(settings), "{\"BaseReferencePointCollection\": \"%s\"}",
+			 bases[i]);
+		expect_error(vmimg_export_reference_point(svc, "prod#p1", dir, settings, &job,
+							  &err),
+			     VMIMG_INVALID_PARAMETER);
+	}
+	expect_error(vmimg_export_reference_point(svc, "prod#none", dir, NULL, &job, &err),
+		     VMIMG_INVALID_PARAMETER);
+	expect_error(vmimg_export_reference_point(svc, "prod#p1", "exported", NULL, &job, &err),
+		     VMIMG_INVALID_PARAMETER);
+	expect_error(vmimg_export_reference_point(svc, "prod#p1", scratch, NULL, &job, &err),
+		     VMIMG_INVALID_PARAMETER);
+	expect_error(vmimg_export_reference_point(svc, "prod#p1", dir, "{\"Bogus\": 1}", &job,
+						  &err),
+		     VMIMG_INVALID_PARAMETER);
+	cr_expect_null(job);
+	cr_expect_neq(access(dir, F_OK), 0);
+	snprintf(dir, sizeof(dir), "%s/none/exported", scratch);
+	cr_assert_eq(vmimg_export_reference_point(svc, "prod#p1", dir, NULL, &job, &err),
+		     VMIMG_JOB_STARTED);
+	vmimg_job_wait(job, 20 * SECOND);
+	vmimg_job_info(job, &told);
+	vmimg_job_put(job);
+	cr_expect_eq(told.job_state, VMIMG_JOB_EXCEPTION);
+	cr_expect_not_null(strstr(told.error_description, dir), "%s", told.error_description);
 }

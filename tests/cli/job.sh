@@ -56,6 +56,16 @@ ok "and is waited for" job wait "$(get id)" --output=json
 has job_type 205 "as what it is"
 ok "then it is there" refpoint show "c#p"
 fails 1 "taken|already" "what is refused is refused at once" refpoint create "c#p" --async
+ok "so is its export" refpoint export "c#p" point --async --output=json
+has return_value 4096 "it returns at once"
+ok "and is waited for" job wait "$(get id)" --output=json
+has job_type 206 "as what it is"
+has job_state 7 "until it completed"
+grep -q '"refpoint":"c#p"' point/refpoint.json || die "what was exported is not the point"
+[ ! -e point.part ] || die "something is left"
+fails 1 '"code": 4[,}]' "what is refused is refused at once" refpoint export "c#p" point --async --output=json
+ok "for humans the job is printed" refpoint export "c#p" point2 --async
+grep -qE '^job [0-9a-f-]{36}$' out || die "no job"
 ok "a reference point is waited for otherwise" refpoint create "c#q" --output=json
 has refpoint "c#q" "and told"
 [ -n "$(get job)" ] || die "no job"

@@ -85,6 +85,18 @@ changes 'prod#p2' web/root "$(printf '0+4096\n122880+4096')" "of the later one, 
 served && { serve_stop "the server ends"; serve; }
 changes 'prod#b1' web/root "$(printf '0+4096\n81920+4096\n122880+4096')" "and a reopening"
 
+# --- export
+ok "an export, with what has changed since another" refpoint export 'prod#p2' exported --base='#b1' --output=json
+has refpoint prod#p2 "tells what it is of"
+has base prod#b1 "since what"
+has target "$dir/exported" "and where"
+has return_value 0 "returned 0"
+grep -q '"from":"prod#b1","to":"prod#p2"' <(tr -d ' ' <exported/refpoint.json) || die "other changes"
+fails 1 '"code": 4' "4: a directory that is there" refpoint export 'prod#p2' exported --output=json
+fails 1 '"code": 4' "4: no such point" refpoint export 'prod#none' exported2 --output=json
+fails 1 '"code": 4' "4: no such base" refpoint export 'prod#p2' exported2 --base='#none' --output=json
+[ ! -e exported2 ] && [ ! -e exported2.part ] || die "something is left"
+
 # --- looking, and the end
 ok "a list" refpoint list prod --output=json
 [ "$(grep -c '"refpoint":' out)" = 3 ] || die "three points"
