@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "engine/store/guard.h"
+#include "engine/space/guard.h"
 
 #define QUEUE_MAX 1024u       /* events; then the newest are dropped, and counted */
 #define LOOK_NS   1000000000u /* between looks at space and poison */

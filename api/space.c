@@ -3,7 +3,7 @@
 #include <errno.h>
 
 #include "api/describe.h"
-#include "engine/store/guard.h"
+#include "engine/space/guard.h"
 
 int vmimg_set_space_reserve(struct vmimg_service *svc, uint64_t bytes, struct vmimg_error *err)
 {

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #include "api/describe.h"
-#include "engine/store/usage.h"
+#include "engine/space/usage.h"
 
 #define KEEP_NS 1000000000u
 

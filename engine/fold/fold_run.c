@@ -16,7 +16,7 @@
 #include <string.h>
 
 #include "engine/store/garbage.h"
-#include "engine/store/guard.h"
+#include "engine/space/guard.h"
 
 #define CLAIM_NS (10 * 1000000000ull)
 

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/store/guard.h"
+#include "engine/space/guard.h"
 #include "engine/store/overlay.h"
 #include "engine/snapshot/refpoint.h"
 

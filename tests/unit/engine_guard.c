@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* engine_guard.c - what the reserve of free space lets pass (SG-1, SG-4, SG-5). */
-#include "engine/store/guard.h"
+#include "engine/space/guard.h"
 #include "tests/unit/engine_store.h"
 
 TestSuite(engine_guard, .timeout = 60);

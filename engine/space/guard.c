@@ -4,7 +4,7 @@
  * There is no lock: who passes the guard together may take more than one of them was allowed.
  * Guests are never asked.
  */
-#include "engine/store/guard.h"
+#include "engine/space/guard.h"
 
 #include <errno.h>
 #include <inttypes.h>

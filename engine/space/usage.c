@@ -9,7 +9,7 @@
  * it sees of the layers below it. Then each layer's data is followed upwards to who sees it; where
  * every layer has a snapshot that is one step.
  */
-#include "engine/store/usage.h"
+#include "engine/space/usage.h"
 
 #include <errno.h>
 #include <stdlib.h>
