@@ -317,7 +317,7 @@ demo-vm: deps
 
 DEPS := gcc libc6-dev liburing-dev libxxhash-dev zlib1g-dev libdeflate-dev libsqlite3-dev libjansson-dev libroaring-dev \
 	libgnutls28-dev libsystemd-dev libnbd-dev systemd python3 \
-	libcriterion-dev pkg-config util-linux qemu-utils qemu-system-common e2fsprogs xfsprogs \
+	libcriterion-dev pkg-config util-linux qemu-utils qemu-system-common e2fsprogs xfsprogs fuse2fs fuse3 \
 	libnbd-bin python3-libnbd fio gnutls-bin qemu-system-x86 cpio kmod
 DEPS_STATIC := $(DEPS) clang clang-tidy clang-format
 DEPS_BENCH := $(DEPS) nbdkit
