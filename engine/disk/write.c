@@ -387,6 +387,28 @@ static void write_issue(struct eng_req *req)
 	write_part_ended(req, 0);
 }
 
+/* --- parts of a request that are requests of their own --- */
+
+/* Of the bytes from @from to @to, at @buf; freed by @done. Its slot 0 is a bounced write's. NULL: no memory. */
+static struct eng_req *make_sub(struct eng_req *req, uint8_t op, void *buf, uint64_t from,
+				uint64_t to, void (*done)(struct eng_req *sub))
+{
+	struct eng_req *sub = calloc(1, sizeof(*sub));
+
+	if (!sub)
+		return NULL;
+	sub->disk = req->disk;
+	sub->op = op;
+	sub->wiov_inline[1] = (struct iovec){buf, to - from};
+	sub->iov = &sub->wiov_inline[1];
+	sub->iovcnt = 1;
+	sub->offset = from;
+	sub->length = to - from;
+	sub->parent = req;
+	sub->done = done;
+	return sub;
+}
+
 /* --- edges: what must be read before it can be written --- */
 
 static void edge_ended(struct eng_req *req, int result)
@@ -415,24 +437,15 @@ static void edge_done(struct eng_req *sub)
 
 static void read_edge(struct eng_req *req, uint64_t from, uint64_t to)
 {
-	struct eng_disk *disk = req->disk;
-	struct eng_req *sub = calloc(1, sizeof(*sub));
+	struct eng_req *sub;
 
-	to = to < disk->size ? to : disk->size; /* a slot's bytes past the disk's end are zeros */
+	if (to > req->disk->size)
+		to = req->disk->size; /* a slot's bytes past the disk's end are zeros */
+	sub = make_sub(req, ENG_READ, (char *)req->bounce + (from - req->lo), from, to, edge_done);
 	if (!sub) {
 		req->result = -ENOMEM;
 		return;
 	}
-	sub->disk = disk;
-	sub->op = ENG_READ;
-	sub->wiov_inline[0] = (struct iovec){(char *)req->bounce + (from - req->lo), to - from};
-	sub->iov = sub->wiov_inline;
-	sub->iovcnt = 1;
-	sub->wiov = sub->wiov_inline;
-	sub->offset = from;
-	sub->length = to - from;
-	sub->parent = req;
-	sub->done = edge_done;
 	req->parts++;
 	eng_req_begin(sub);
 	eng_read_start(sub);
@@ -590,26 +603,15 @@ static void zero_edge_done(struct eng_req *sub)
 /* A part of a block: zeros written as data, in the same place in the cut's order (T3). */
 static void zero_edge(struct eng_req *req, uint64_t from, uint64_t to)
 {
-	struct eng_disk *disk = req->disk;
-	struct eng_req *sub = calloc(1, sizeof(*sub));
+	struct eng_req *sub = make_sub(req, ENG_WRITE, (void *)zeros, from, to, zero_edge_done);
 
 	req->parts++;
 	if (!sub) {
 		zero_part_ended(req, -ENOMEM);
 		return;
 	}
-	sub->disk = disk;
-	sub->op = ENG_WRITE;
-	sub->wiov_inline[1] = (struct iovec){(void *)zeros, to - from};
-	sub->iov = &sub->wiov_inline[1];
-	sub->iovcnt = 1;
-	sub->wiov = sub->wiov_inline;
-	sub->offset = from;
-	sub->length = to - from;
-	sub->parent = req;
 	sub->layer = req->layer;
 	sub->ordinal = req->ordinal;
-	sub->done = zero_edge_done;
 	eng_req_begin(sub);
 	write_locked(sub);
 }

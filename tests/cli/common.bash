@@ -50,6 +50,14 @@ has() { # KEY VALUE CLAIM
 	[ "$(get "$1")" = "$2" ] || die "$3: $1 is '$(get "$1")', not '$2'"
 }
 
+sum() { # STORE SNAPSHOT/VM/DISK: of a store of the script's own
+	"$VMIMG" -s "$dir/$1" disk read "$2" 2>>err | md5sum | cut -c 1-32
+}
+
+fill() { # DISK OFFSET BYTES: random ones
+	head -c "$3" /dev/urandom | "$VMIMG" disk write "$1" "$2" || die "write to $1"
+}
+
 is() { # A B CLAIM
 	echo "- $3"
 	[ "$1" = "$2" ] || die "$3: '$1' is not '$2'"

@@ -13,6 +13,25 @@ ended() { # PID CLAIM: it ends with status 1 within ten seconds
 	is $? 1 "$2"
 }
 
+create_or_cancel() { # NOUN: interrupted after some time, it is made or it is not
+	local made=0 delay
+	echo "- $1 create is cancelled or completes"
+	for delay in 0.02 0.03 0.04 0.05 0.06 0.08; do
+		"$VMIMG" "$1" create c >out 2>err &
+		sleep $delay
+		kill -INT $! 2>/dev/null
+		wait $!
+		case $? in
+		0) made=$((made + 1)) ;;
+		1) grep -q 'cancel' err || die "no word of the cancelling" ;;
+		130) : ;;	# before the command could catch anything
+		*) die "neither: status $?" ;;
+		esac
+	done
+	v "$1" list --output=json || die "list"
+	is "$(grep -c "\"$1\":" out)" $made "and what completed is there, nothing else"
+}
+
 init
 v vm create m && v disk create m/d --size=64M || die "disk"
 noise model 16M
@@ -54,37 +73,7 @@ v collection create c m || die "collection"
 for d in $(seq 30); do
 	v disk create m/x"$d" --size=1M || die "disk"
 done
-echo "- snapshot create is cancelled or completes"
-made=0
-for delay in 0.02 0.03 0.04 0.05 0.06 0.08; do
-	"$VMIMG" snapshot create c >out 2>err &
-	sleep $delay
-	kill -INT $! 2>/dev/null
-	wait $!
-	case $? in
-	0) made=$((made + 1)) ;;
-	1) grep -q 'cancel' err || die "no word of the cancelling" ;;
-	130) : ;;	# before the command could catch anything
-	*) die "neither: status $?" ;;
-	esac
-done
-v snapshot list --output=json || die "list"
-is "$(grep -c '"snapshot"' out)" $made "and what completed is there, nothing else"
-echo "- refpoint create is cancelled or completes"
-made=0
-for delay in 0.02 0.03 0.04 0.05 0.06 0.08; do
-	"$VMIMG" refpoint create c >out 2>err &
-	sleep $delay
-	kill -INT $! 2>/dev/null
-	wait $!
-	case $? in
-	0) made=$((made + 1)) ;;
-	1) grep -q 'cancel' err || die "no word of the cancelling" ;;
-	130) : ;;
-	*) die "neither: status $?" ;;
-	esac
-done
-v refpoint list --output=json || die "list"
-is "$(grep -c '"refpoint":' out)" $made "and what completed is there, nothing else"
+create_or_cancel snapshot
+create_or_cancel refpoint
 ok "the store goes on" snapshot create c@s
 sound "and is sound"

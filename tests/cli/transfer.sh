@@ -4,14 +4,6 @@
 . "$(dirname "$0")/common.bash"
 export VMIMG_STORE=$dir/a
 
-sum() { # STORE SNAPSHOT/VM/DISK
-	"$VMIMG" -s "$dir/$1" disk read "$2" 2>>err | md5sum | cut -c 1-32
-}
-
-fill() { # DISK OFFSET BYTES
-	head -c "$3" /dev/urandom | "$VMIMG" disk write "$1" "$2" || die "write to $1"
-}
-
 ok "a store" init a
 ok "a VM" vm create web
 ok "a disk" disk create web/root --size=24M

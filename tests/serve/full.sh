@@ -3,21 +3,8 @@
 # A full disk under a served store (SG): a client sees ENOSPC and nothing worse, snapshots are refused below
 # the reserve, deleting one works, and with the space that it gives back everything goes on. On a small ext4
 # of the script's own, in a mount namespace of its own.
-if [ -z "${VMIMG_FULL:-}" ]; then
-	unshare -m true 2>/dev/null || { echo "no mount namespace can be made: skipped"; exit 77; }
-	VMIMG_FULL=1 exec unshare -m bash "$0"
-fi
-. "$(dirname "$0")/common.bash"
-. "$tests/serve/client.bash"
-trap '[ -z "$server" ] || kill -KILL "$server" 2>/dev/null; umount -l "$dir/fs" 2>/dev/null; rm -rf "$dir"' EXIT
-truncate -s 160M fs.img && mkfs.ext4 -q -m 0 fs.img && mkdir fs || die "no file system"
-mount -o loop fs.img fs 2>/dev/null || { echo "nothing can be mounted: skipped"; exit 77; }
-export VMIMG_STORE=$dir/fs/store
-export NBD_SOCKET=$VMIMG_STORE/nbd.sock CONTROL_SOCKET=$VMIMG_STORE/control.sock
-
-v init "$VMIMG_STORE" && v vm create web && v disk create web/root --size=256M || die "no store"
-v collection create prod web || die "collection"
-serve
+. "$(dirname "$0")/small.bash"
+begin_on 160M 256M
 
 
 client write 0 24 1 || die "write"

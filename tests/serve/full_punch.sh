@@ -2,21 +2,8 @@
 # SPDX-License-Identifier: MIT
 # A full disk on which no fold has room (SG-4): holes give back what a deleted snapshot alone held (PU-3). On
 # a small ext4 of the script's own, in a mount namespace of its own.
-if [ -z "${VMIMG_FULL:-}" ]; then
-	unshare -m true 2>/dev/null || { echo "no mount namespace can be made: skipped"; exit 77; }
-	VMIMG_FULL=1 exec unshare -m bash "$0"
-fi
-. "$(dirname "$0")/common.bash"
-. "$tests/serve/client.bash"
-trap '[ -z "$server" ] || kill -KILL "$server" 2>/dev/null; umount -l "$dir/fs" 2>/dev/null; rm -rf "$dir"' EXIT
-truncate -s 240M fs.img && mkfs.ext4 -q -m 0 fs.img && mkdir fs || die "no file system"
-mount -o loop fs.img fs 2>/dev/null || { echo "nothing can be mounted: skipped"; exit 77; }
-export VMIMG_STORE=$dir/fs/store
-export NBD_SOCKET=$VMIMG_STORE/nbd.sock CONTROL_SOCKET=$VMIMG_STORE/control.sock
-
-v init "$VMIMG_STORE" && v vm create web && v disk create web/root --size=512M || die "no store"
-v collection create prod web || die "collection"
-serve
+. "$(dirname "$0")/small.bash"
+begin_on 240M 512M
 
 available() {
 	df --output=avail -B1 fs | tail -n 1
