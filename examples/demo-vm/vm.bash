@@ -258,13 +258,19 @@ copy_disk() { # SNAPSHOT DISK IMAGE
 		"driver=nbd,server.type=unix,server.path=store/nbd.sock,export=$export" "$3"
 }
 
-# boot_again SNAPSHOT: all VMs boot from its disks and take turns, going on from what it holds, which must
-# be what the judge found (the line of the snapshot in the file "judged").
+# boot_again SNAPSHOT [own]: all VMs boot from its disks, or from their own where these hold the same, and
+# take turns, going on from what it holds, which must be what the judge found (the line of the snapshot in
+# the file "judged").
 boot_again() {
 	local name names=() found highest c
 	for name in $(vm_names); do
-		vm_start "$name" "$1"
-		names+=("$name-again")
+		if [ "${2:-}" = own ]; then
+			vm_start "$name"
+			names+=("$name")
+		else
+			vm_start "$name" "$1"
+			names+=("$name-again")
+		fi
 	done
 	turns_start --resume "${names[@]}"
 	ask wait 1
