@@ -389,7 +389,7 @@ static void write_issue(struct eng_req *req)
 
 /* --- parts of a request that are requests of their own --- */
 
-/* Of the bytes from @from to @to, at @buf; freed by @done. Its slot 0 is a bounced write's. NULL: no memory. */
+/* For the bytes from @from to @to, at @buf; @done frees it. NULL: no memory. (wiov's first is a bounce's.) */
 static struct eng_req *make_sub(struct eng_req *req, uint8_t op, void *buf, uint64_t from,
 				uint64_t to, void (*done)(struct eng_req *sub))
 {
