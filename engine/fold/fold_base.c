@@ -85,9 +85,11 @@ int eng_fold_base_copy(struct fold *f, struct fmt_error *err)
 	uint64_t size = f->inputs[f->count - 1]->hdr.size;
 	int r = eng_store_open_layer(store, &f->base, true, err, &f->base_layer);
 
-	/* SC-3: the file may be as long as its sidecar says that the disk is. */
-	if (r == 0 && f->base_layer->hdr.size < size)
-		r = eng_layer_update(f->base_layer, edit_size, &size, err);
+	/* SC-3: the file may be as long as its sidecar, durably, says that the disk is. */
+	if (r == 0)
+		r = f->base_layer->hdr.size < size
+			    ? eng_layer_update(f->base_layer, edit_size, &size, err)
+			    : eng_layer_settle_header(f->base_layer, err);
 	if (r < 0)
 		return r;
 	f->copy.io = store->io;
@@ -203,8 +205,10 @@ int eng_fold_base_recover(struct eng_store *store, const struct cat_layer *row,
 	    !fmt_uuid_is_none(&row->snapshot))
 		return 0;
 	r = eng_store_open_layer(store, row, true, err, &layer);
-	if (r == 0 && !fmt_uuid_is_none(&layer->hdr.snapshot_id))
-		r = eng_layer_update(layer, edit_unbound, NULL, err);
+	if (r == 0)
+		r = fmt_uuid_is_none(&layer->hdr.snapshot_id)
+			    ? eng_layer_settle_header(layer, err)
+			    : eng_layer_update(layer, edit_unbound, NULL, err);
 	eng_layer_put(layer);
 	return r;
 }

@@ -4,7 +4,8 @@
  *
  * A header change goes to the slot that does not hold the newest header, so a crash in the middle
  * leaves the old one (LH-4). meta_lock is held from the encoding to the end of the sync: two changes
- * of one layer never overlap.
+ * of one layer never overlap. A header that was read is settled before the slot of the one before it
+ * is written over (LH-13).
  */
 #include "engine/layer/layer.h"
 
@@ -16,7 +17,9 @@
 #include "engine/layer/index.h"
 #include "engine/layer/qcow2.h"
 
-#define LOG0_LEN 0x6000u /* 24 KiB: some fifty small flushes before the first segment */
+#define LOG0_LEN  0x6000u /* 24 KiB: some fifty small flushes before the first segment */
+#define SLOTS_LEN (FMT_HEADER_SLOTS * FMT_PAGE)
+#define NOT_KNOWN UINT64_MAX /* which header is durable: no seq comes this far */
 
 static void *alloc_aligned(size_t len)
 {
@@ -35,6 +38,7 @@ static struct eng_layer *layer_alloc(struct eng_io *io)
 	if (!layer)
 		return NULL;
 	layer->io = io;
+	layer->durable_seq = NOT_KNOWN;
 	layer->journal_tag = UINT32_MAX;
 	atomic_store(&layer->refs, 1);
 	pthread_mutex_init(&layer->meta_lock, NULL);
@@ -162,6 +166,7 @@ int eng_layer_create_begin(struct eng_io *io, const struct eng_layer_spec *spec,
 		goto out;
 	eng_layer_new_header(io, spec, layer->dio_align > 512 ? layer->dio_align : 512, &hdr);
 	layer_take_header(layer, &hdr);
+	layer->durable_seq = hdr.seq; /* before anything is done with it (LH-9) */
 	space = layer->data_offset + ((uint64_t)spec->initial_slots << layer->block_bits) +
 		fmt_seal_reserve(spec->initial_slots);
 	r = eng_io_allocate(io, layer->file, 0, space);
@@ -215,7 +220,7 @@ int eng_layer_create(struct eng_io *io, const struct eng_layer_spec *spec, struc
 int eng_sidecar_create(struct eng_io *io, const char *path, const struct fmt_header *hdr,
 		       struct fmt_error *err)
 {
-	uint8_t *slots = alloc_aligned(FMT_HEADER_SLOTS * FMT_PAGE);
+	uint8_t *slots = alloc_aligned(SLOTS_LEN);
 	struct eng_file *file = NULL;
 	int r = -ENOMEM;
 
@@ -225,7 +230,7 @@ int eng_sidecar_create(struct eng_io *io, const char *path, const struct fmt_hea
 	if (r < 0)
 		goto out;
 	fmt_header_encode(hdr, slots + (hdr->seq % FMT_HEADER_SLOTS) * FMT_PAGE);
-	r = eng_io_pwrite(io, file, slots, FMT_HEADER_SLOTS * FMT_PAGE, 0);
+	r = eng_io_pwrite(io, file, slots, SLOTS_LEN, 0);
 	if (r == 0)
 		r = eng_io_fdatasync(io, file);
 	if (r < 0)
@@ -240,27 +245,27 @@ out:
 
 /* --- opening --- */
 
+/* Both slots as they are in the file, @slots, and the header that they come to. */
+static int read_both(struct eng_layer *layer, struct eng_file *file, uint8_t *slots,
+		     struct fmt_header *ret, struct fmt_error *err)
+{
+	struct fmt_error why = {{0}};
+	ssize_t n = eng_io_pread(layer->io, file, slots, SLOTS_LEN, 0);
+	int r = n < 0 ? (int)n : n < (ssize_t)SLOTS_LEN ? -EUCLEAN : 0;
+
+	if (r < 0)
+		return fmt_fail(err, r, "%s: cannot read the header: %s", layer->path,
+				n < 0 ? strerror(-r) : "the file is shorter than two header slots");
+	r = fmt_header_pick(slots, ret, &why);
+	return r < 0 ? fmt_fail(err, r, "%s: %s", layer->path, why.text) : 0;
+}
+
 static int read_slots(struct eng_layer *layer, struct eng_file *file, struct fmt_header *ret,
 		      struct fmt_error *err)
 {
-	uint8_t *slots = alloc_aligned(FMT_HEADER_SLOTS * FMT_PAGE);
-	struct fmt_error why = {{0}};
-	ssize_t n;
-	int r = -ENOMEM;
+	uint8_t *slots = alloc_aligned(SLOTS_LEN);
+	int r = slots ? read_both(layer, file, slots, ret, err) : -ENOMEM;
 
-	if (!slots)
-		goto out;
-	n = eng_io_pread(layer->io, file, slots, FMT_HEADER_SLOTS * FMT_PAGE, 0);
-	if (n < (ssize_t)(FMT_HEADER_SLOTS * FMT_PAGE)) {
-		r = n < 0 ? (int)n : -EUCLEAN;
-		fmt_fail(err, r, "%s: cannot read the header: %s", layer->path,
-			 n < 0 ? strerror((int)-n) : "the file is shorter than two header slots");
-		goto out;
-	}
-	r = fmt_header_pick(slots, ret, &why);
-	if (r < 0)
-		fmt_fail(err, r, "%s: %s", layer->path, why.text);
-out:
 	free(slots);
 	return r;
 }
@@ -430,6 +435,11 @@ out:
 
 /* --- durable header changes --- */
 
+static struct eng_file *header_file(const struct eng_layer *layer)
+{
+	return layer->sidecar ? layer->sidecar : layer->file;
+}
+
 struct eng_file *eng_layer_update_begin(struct eng_layer *layer,
 					void (*edit)(struct fmt_header *hdr, void *arg), void *arg,
 					void *buf, uint64_t *offset)
@@ -437,12 +447,13 @@ struct eng_file *eng_layer_update_begin(struct eng_layer *layer,
 	struct fmt_header hdr;
 
 	pthread_mutex_lock(&layer->meta_lock);
+	assert(layer->durable_seq == layer->hdr.seq); /* LH-13 */
 	hdr = layer->hdr;
 	edit(&hdr, arg);
 	hdr.seq++;
 	fmt_header_encode(&hdr, buf);
 	*offset = (hdr.seq % FMT_HEADER_SLOTS) * FMT_PAGE;
-	return layer->sidecar ? layer->sidecar : layer->file;
+	return header_file(layer);
 }
 
 void eng_layer_update_end(struct eng_layer *layer, const void *buf, bool ok)
@@ -455,6 +466,7 @@ void eng_layer_update_end(struct eng_layer *layer, const void *buf, bool ok)
 		assert(r == 0);
 		(void)r;
 		layer->hdr = hdr;
+		layer->durable_seq = hdr.seq;
 		atomic_store(&layer->size, hdr.size);
 	}
 	pthread_mutex_unlock(&layer->meta_lock);
@@ -466,59 +478,142 @@ void eng_layer_update_end(struct eng_layer *layer, const void *buf, bool ok)
  */
 static pthread_mutex_t frozen_headers = PTHREAD_MUTEX_INITIALIZER;
 
-int eng_layer_reload(struct eng_layer *layer, struct fmt_error *err)
+void eng_layer_lock_headers(void)
 {
-	struct eng_file *file = layer->sidecar ? layer->sidecar : layer->file;
-	struct fmt_header hdr;
-	int r = read_slots(layer, file, &hdr, err);
+	pthread_mutex_lock(&frozen_headers);
+}
 
-	if (r == 0 && !fmt_uuid_equal(&hdr.layer_id, &layer->id))
-		r = fmt_fail(err, -EUCLEAN, "%s: the file holds another layer", layer->path);
-	if (r < 0)
-		return r;
+void eng_layer_unlock_headers(void)
+{
+	pthread_mutex_unlock(&frozen_headers);
+}
+
+static bool is_frozen(struct eng_layer *layer)
+{
+	bool frozen;
+
 	pthread_mutex_lock(&layer->meta_lock);
-	layer->hdr = hdr;
+	frozen = layer->hdr.state != FMT_STATE_ACTIVE;
 	pthread_mutex_unlock(&layer->meta_lock);
-	if (hdr.state == FMT_STATE_SEALED)
+	return frozen;
+}
+
+static int take_read(struct eng_layer *layer, const struct fmt_header *hdr, struct fmt_error *err)
+{
+	if (!fmt_uuid_equal(&hdr->layer_id, &layer->id))
+		return fmt_fail(err, -EUCLEAN, "%s: the file holds another layer", layer->path);
+	pthread_mutex_lock(&layer->meta_lock);
+	layer->hdr = *hdr;
+	pthread_mutex_unlock(&layer->meta_lock);
+	if (hdr->state == FMT_STATE_SEALED)
 		atomic_store_explicit(&layer->sealed, true, memory_order_release);
 	return 0;
 }
 
-/* Written once more where it is: a sync alone would not do (IO-5). Torn, it leaves the one before. */
-static int write_again(struct eng_layer *layer, struct eng_file *file, struct fmt_error *err)
+int eng_layer_reload(struct eng_layer *layer, struct fmt_error *err)
 {
-	uint8_t *slots = alloc_aligned(FMT_HEADER_SLOTS * FMT_PAGE);
-	struct fmt_error why = {{0}};
 	struct fmt_header hdr;
-	uint64_t offset;
-	ssize_t n;
 	int r;
 
-	if (!slots)
-		return fmt_fail(err, -ENOMEM, "%s: no memory for a header", layer->path);
-	n = eng_io_pread(layer->io, file, slots, FMT_HEADER_SLOTS * FMT_PAGE, 0);
-	r = n < 0 ? (int)n : n < (ssize_t)(FMT_HEADER_SLOTS * FMT_PAGE) ? -EUCLEAN : 0;
+	pthread_mutex_lock(&frozen_headers);
+	r = read_slots(layer, header_file(layer), &hdr, err);
 	if (r == 0)
-		r = fmt_header_pick(slots, &hdr, &why);
-	if (r == 0) {
-		offset = (hdr.seq % FMT_HEADER_SLOTS) * FMT_PAGE;
-		r = eng_io_pwrite(layer->io, file, slots + offset, FMT_PAGE, offset);
-	}
+		r = take_read(layer, &hdr, err);
+	pthread_mutex_unlock(&frozen_headers);
+	return r;
+}
+
+bool eng_layer_is_settled(struct eng_layer *layer)
+{
+	bool settled;
+
+	pthread_mutex_lock(&layer->meta_lock);
+	settled = layer->hdr.state == FMT_STATE_ACTIVE && layer->durable_seq == layer->hdr.seq;
+	pthread_mutex_unlock(&layer->meta_lock);
+	return settled;
+}
+
+/*
+ * The header that was read is written once more where it is, since a sync alone would not do (IO-5).
+ * Torn, that leaves it, or the one before, where it was not durable.
+ */
+int eng_layer_settle_begin(struct eng_layer *layer, void *slots, struct eng_file **file,
+			   uint64_t *offset, struct fmt_error *err)
+{
+	struct fmt_header hdr;
+	bool active, durable;
+	uint64_t seq;
+	int r;
+
+	pthread_mutex_lock(&layer->meta_lock);
+	active = layer->hdr.state == FMT_STATE_ACTIVE;
+	seq = layer->hdr.seq;
+	durable = layer->durable_seq == seq;
+	pthread_mutex_unlock(&layer->meta_lock);
+	if (active && durable)
+		return 0;
+	r = read_both(layer, header_file(layer), slots, &hdr, err);
+	if (r == 0 && active && hdr.seq != seq)
+		r = fmt_fail(err, -EUCLEAN, "%s: somebody else changed the header", layer->path);
+	if (r == 0)
+		r = take_read(layer, &hdr, err);
+	if (r < 0)
+		return r;
+	*file = header_file(layer);
+	*offset = (hdr.seq % FMT_HEADER_SLOTS) * FMT_PAGE;
+	return !durable || hdr.seq != seq;
+}
+
+void eng_layer_settle_end(struct eng_layer *layer)
+{
+	pthread_mutex_lock(&layer->meta_lock);
+	layer->durable_seq = layer->hdr.seq;
+	pthread_mutex_unlock(&layer->meta_lock);
+}
+
+static int write_header(struct eng_layer *layer, struct eng_file *file, const void *buf,
+			uint64_t offset)
+{
+	int r = eng_io_pwrite(layer->io, file, buf, FMT_PAGE, offset);
+
 	if (r == 0)
 		r = eng_io_fdatasync(layer->io, file);
+	/* The descriptor is shared: this sync may have taken an error that a flush should see (T16). */
+	if (r < 0 && !layer->sidecar && atomic_load(&layer->harden) != ENG_HARDEN_DONE)
+		eng_layer_poison(layer, r);
+	return r;
+}
+
+static int settle(struct eng_layer *layer, struct fmt_error *err)
+{
+	uint8_t *slots = alloc_aligned(SLOTS_LEN);
+	struct eng_file *file;
+	uint64_t offset;
+	int r = slots ? eng_layer_settle_begin(layer, slots, &file, &offset, err)
+		      : fmt_fail(err, -ENOMEM, "%s: no memory for a header", layer->path);
+
+	if (r > 0) {
+		r = write_header(layer, file, slots + offset, offset);
+		if (r == 0)
+			eng_layer_settle_end(layer);
+		else
+			fmt_fail(err, r, "%s: cannot write the header again: %s", layer->path,
+				 strerror(-r));
+	}
 	free(slots);
-	return r < 0 ? fmt_fail(err, r, "%s: cannot write the header again: %s", layer->path,
-				why.text[0] ? why.text : strerror(-r))
-		     : 0;
+	return r;
 }
 
 int eng_layer_settle_header(struct eng_layer *layer, struct fmt_error *err)
 {
+	bool frozen = is_frozen(layer);
 	int r;
 
-	pthread_mutex_lock(&frozen_headers);
-	r = write_again(layer, layer->sidecar ? layer->sidecar : layer->file, err);
-	pthread_mutex_unlock(&frozen_headers);
+	if (frozen)
+		pthread_mutex_lock(&frozen_headers);
+	r = settle(layer, err);
+	if (frozen)
+		pthread_mutex_unlock(&frozen_headers);
 	return r;
 }
 
@@ -533,14 +628,9 @@ static int update(struct eng_layer *layer, void (*edit)(struct fmt_header *hdr, 
 	if (!buf)
 		return fmt_fail(err, -ENOMEM, "%s: no memory for a header", layer->path);
 	file = eng_layer_update_begin(layer, edit, arg, buf, &offset);
-	r = eng_io_pwrite(layer->io, file, buf, FMT_PAGE, offset);
-	if (r == 0)
-		r = eng_io_fdatasync(layer->io, file);
+	r = write_header(layer, file, buf, offset);
 	eng_layer_update_end(layer, buf, r == 0);
 	free(buf);
-	/* The descriptor is shared: this sync may have taken an error that a flush should see (T16). */
-	if (r < 0 && !layer->sidecar && atomic_load(&layer->harden) != ENG_HARDEN_DONE)
-		eng_layer_poison(layer, r);
 	if (r < 0)
 		fmt_fail(err, r, "%s: cannot write the header: %s", layer->path, strerror(-r));
 	return r;
@@ -549,19 +639,16 @@ static int update(struct eng_layer *layer, void (*edit)(struct fmt_header *hdr, 
 int eng_layer_update(struct eng_layer *layer, void (*edit)(struct fmt_header *hdr, void *arg),
 		     void *arg, struct fmt_error *err)
 {
-	bool frozen;
-	int r = 0;
+	bool frozen = is_frozen(layer);
+	int r;
 
-	pthread_mutex_lock(&layer->meta_lock);
-	frozen = layer->hdr.state != FMT_STATE_ACTIVE;
-	pthread_mutex_unlock(&layer->meta_lock);
-	if (!frozen)
-		return update(layer, edit, arg, err);
-	pthread_mutex_lock(&frozen_headers);
-	r = eng_layer_reload(layer, err);
+	if (frozen)
+		pthread_mutex_lock(&frozen_headers);
+	r = settle(layer, err);
 	if (r == 0)
 		r = update(layer, edit, arg, err);
-	pthread_mutex_unlock(&frozen_headers);
+	if (frozen)
+		pthread_mutex_unlock(&frozen_headers);
 	return r;
 }
 

@@ -76,6 +76,7 @@ struct eng_layer {
 
 	pthread_mutex_t meta_lock;
 	struct fmt_header hdr;
+	uint64_t durable_seq; /* meta_lock: of the header that this object made durable (LH-13) */
 	bool writable;
 
 	_Atomic unsigned refs;
@@ -156,22 +157,35 @@ struct eng_layer *eng_layer_get(struct eng_layer *layer);
 void eng_layer_put(struct eng_layer *layer); /* NULL is fine */
 
 /*
- * Changes the header durably: @edit changes a copy, which is written to the older slot and synced. Of a
- * layer that is not ACTIVE the copy is what the file says, since others may have changed it. Control
- * threads only. A failed write or sync leaves hdr as it was.
+ * Changes the header durably: @edit changes a copy, which is written to the older slot and synced; what is
+ * in the other one is settled first. Of a layer that is not ACTIVE the copy is what the file says, since
+ * others may have changed it. Control threads only. A failed write or sync leaves hdr as it was.
  */
 int eng_layer_update(struct eng_layer *layer, void (*edit)(struct fmt_header *hdr, void *arg),
 		     void *arg, struct fmt_error *err);
 /*
- * The header that the file shows becomes durable: it may be of an update whose sync failed, or of a process
- * that died in one, and then neither what it replaces nor what that names may be overwritten (LH-8). Of a
- * layer that is not ACTIVE, open for writing; control threads.
+ * The header that the file shows becomes durable, and is hdr (LH-13): it may be of an update whose sync
+ * failed, or of a process that died in one. For who makes anything else durable because of what it says.
+ * Does no I/O, or no more than a read, where this object wrote it. Open for writing; control threads.
  */
 int eng_layer_settle_header(struct eng_layer *layer, struct fmt_error *err);
+/* It is, and nobody but this object changes it: no look at the file is needed. */
+bool eng_layer_is_settled(struct eng_layer *layer);
+/*
+ * The same in parts, for many layers over one ring: where it returns 1, FMT_PAGE bytes of @slots (two pages,
+ * aligned) at *@offset are to be written there in *@file, durably, before the end is called; with 0 there is
+ * nothing to do. All of it between the two calls below, during which nobody else changes the header of a
+ * layer that is not ACTIVE.
+ */
+int eng_layer_settle_begin(struct eng_layer *layer, void *slots, struct eng_file **file,
+			   uint64_t *offset, struct fmt_error *err);
+void eng_layer_settle_end(struct eng_layer *layer);
+void eng_layer_lock_headers(void);
+void eng_layer_unlock_headers(void);
 /* Takes the header from the file again: another object sealed the layer, say. Any thread. */
 int eng_layer_reload(struct eng_layer *layer, struct fmt_error *err);
-/* The same as update in parts, for many layers over one ring: encode the next slot into @buf (FMT_PAGE,
- * aligned), write it at *@offset, sync, then commit. Between encode and commit/abort meta_lock is held. */
+/* Update in parts, of a settled layer: encode the next slot into @buf (FMT_PAGE, aligned), write it at
+ * *@offset, sync, then commit. Between encode and commit/abort meta_lock is held. */
 struct eng_file *eng_layer_update_begin(struct eng_layer *layer,
 					void (*edit)(struct fmt_header *hdr, void *arg), void *arg,
 					void *buf, uint64_t *offset);

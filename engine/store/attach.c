@@ -512,6 +512,9 @@ static int settle_layer(struct eng_store *store, struct eng_layer *layer)
 	}
 	if (r < 0 || row.state == CAT_LAYER_HARDENED || row.state == CAT_LAYER_SEALED)
 		return r;
+	r = eng_layer_settle_header(layer, NULL); /* LH-13: before the row says so, too */
+	if (r < 0)
+		return r;
 	r = eng_catalog_begin(store->catalog);
 	if (r < 0)
 		return r;

@@ -12,6 +12,7 @@
 #define DEPTH 64u  /* operations under way */
 #define GROUP 16u  /* layers claimed for hardening at a time */
 #define SLOTS 256u /* first space of an overlay: 1 MiB of 4 KiB blocks */
+#define HEADS (FMT_HEADER_SLOTS * FMT_PAGE)
 
 struct eng_batch {
 	struct eng_store *store;
@@ -431,6 +432,64 @@ static int note_base(struct eng_member *m, struct boundary *b)
 	return r < 0 ? r : eng_io_fstat(layer->io, layer->file, &b->st);
 }
 
+/* Up to DEPTH layers at once; *@done: how many. */
+static int settle_group(struct eng_batch *batch, struct batch_op *ops, uint8_t *slots,
+			struct eng_layer *const *layers, size_t count, size_t *done)
+{
+	struct eng_layer *begun[DEPTH];
+	size_t n = 0, i = 0;
+	int r = 0;
+
+	for (; r >= 0 && i < count && n < DEPTH; i++) {
+		uint8_t *buf = slots + n * HEADS;
+		struct eng_file *file;
+		uint64_t offset;
+
+		r = eng_layer_settle_begin(layers[i], buf, &file, &offset, NULL);
+		if (r <= 0)
+			continue;
+		op_write(&ops[n], file, buf + offset, FMT_PAGE, offset);
+		begun[n++] = layers[i];
+	}
+	r = r < 0 ? r : run(batch, ops, n);
+	for (size_t j = 0; r == 0 && j < n; j++)
+		eng_layer_settle_end(begun[j]);
+	*done = i;
+	return r;
+}
+
+int eng_batch_settle(struct eng_batch *batch, struct eng_layer *const *layers, size_t count)
+{
+	struct batch_op *ops = calloc(DEPTH, sizeof(*ops));
+	uint8_t *slots = NULL;
+	int r = ops && posix_memalign((void **)&slots, FMT_PAGE, DEPTH * HEADS) == 0 ? 0 : -ENOMEM;
+
+	for (size_t done = 0, n; r == 0 && done < count; done += n) {
+		eng_layer_lock_headers();
+		r = settle_group(batch, ops, slots, layers + done, count - done, &n);
+		eng_layer_unlock_headers();
+	}
+	free(slots);
+	free(ops);
+	return r;
+}
+
+/* LH-13: of disks that are not attached, say, whose ends were opened for this. */
+static int settle_tails(struct eng_batch *batch, const struct eng_member *members, size_t count)
+{
+	struct eng_layer **layers = calloc(count, sizeof(*layers));
+	size_t n = 0;
+	int r = layers ? 0 : -ENOMEM;
+
+	for (size_t i = 0; r == 0 && i < count; i++)
+		if (!eng_layer_is_settled(members[i].tail))
+			layers[n++] = members[i].tail;
+	if (n)
+		r = eng_batch_settle(batch, layers, n);
+	free(layers);
+	return r;
+}
+
 static int write_headers(struct eng_batch *batch, struct eng_member *members, size_t count,
 			 const struct fmt_uuid *snapshot)
 {
@@ -440,6 +499,8 @@ static int write_headers(struct eng_batch *batch, struct eng_member *members, si
 	int r = ops && posix_memalign((void **)&bufs, FMT_PAGE, count * FMT_PAGE) == 0 ? 0
 										       : -ENOMEM;
 
+	if (r == 0)
+		r = settle_tails(batch, members, count);
 	for (; r == 0 && begun < count; begun++) {
 		struct eng_member *m = &members[begun];
 		struct boundary b = {.member = m,

@@ -48,4 +48,7 @@ int eng_batch_bound(struct eng_batch *batch, struct eng_member *members, size_t 
 /* T22: every hardened member FROZEN and without a boundary: their successors are members. */
 int eng_batch_unbound(struct eng_batch *batch, struct eng_member *members, size_t count);
 
+/* Makes the headers that the layers' files show durable (LH-13), all at once; open for writing. */
+int eng_batch_settle(struct eng_batch *batch, struct eng_layer *const *layers, size_t count);
+
 #endif

@@ -68,6 +68,8 @@ static void seal(struct seal_task *t)
 	if (layer->hdr.state != FMT_STATE_SEALED &&
 	    eng_layer_seal(layer, hash, rate, stopping, store->pool, NULL) < 0)
 		return;
+	if (eng_layer_settle_header(layer, NULL) < 0) /* LH-13: before the row says so */
+		return;
 	if (eng_catalog_begin(store->catalog) < 0)
 		return;
 	eng_catalog_set_layer_state(store->catalog, &t->id, CAT_LAYER_SEALED);

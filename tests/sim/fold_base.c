@@ -338,7 +338,12 @@ static void cancel(void *arg)
 /* T27, FO-13: the boundary is the topmost layer's alone again where there was no transaction */
 Test(sim_fold_base, no_boundary_stays_without_a_transaction)
 {
-	struct eng_fault_rule rule = {.ops = ENG_FAULT_PWRITE, .path = ".vmr", .strike = cancel};
+	struct eng_fault_rule rule = {
+		.ops = ENG_FAULT_PWRITE,
+		.path = ".vmr",
+		.skip = 1, /* LH-13 */
+		.strike = cancel,
+	};
 	struct eng_layer *layer;
 	struct cat_layer row;
 
