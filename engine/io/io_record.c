@@ -597,25 +597,35 @@ static const struct eng_io_ops rec_ops = {
 	.destroy = rec_destroy,
 };
 
+int rec_set_root(struct eng_record *rec, struct eng_io *inner, const char *root)
+{
+	char *real = realpath(root, NULL);
+	size_t len;
+
+	if (!real)
+		return -errno;
+	free(rec->root);
+	free(rec->root_real);
+	rec->inner = inner;
+	rec->root_real = real;
+	rec->root = rec_strdup(root);
+	for (len = strlen(root); len > 1 && root[len - 1] == '/'; len--)
+		rec->root[len - 1] = 0;
+	return 0;
+}
+
 int eng_record_create(struct eng_io *inner, const char *root, struct eng_record **ret)
 {
 	struct eng_record *rec = rec_alloc(sizeof(*rec));
 	struct rec_adopt_arg arg = {rec, NULL, root};
-	size_t len;
-	int r = 0;
+	int r;
 
 	rec->io.ops = &rec_ops;
-	rec->inner = inner;
 	pthread_mutex_init(&rec->names_lock, NULL);
 	pthread_mutex_init(&rec->lock, NULL);
-	rec->root = rec_strdup(root);
-	for (len = strlen(root); len > 1 && root[len - 1] == '/'; len--)
-		rec->root[len - 1] = 0;
-	rec->root_real = realpath(root, NULL);
-	if (!rec->root_real) {
-		r = -errno;
+	r = rec_set_root(rec, inner, root);
+	if (r < 0)
 		goto out;
-	}
 	arg.dir = rec_node_create(rec, true);
 	r = eng_io_list(inner, root, rec_adopt_child, &arg);
 	if (r < 0)

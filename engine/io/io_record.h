@@ -67,6 +67,16 @@ bool eng_record_get_mark(struct eng_record *rec, size_t n, struct eng_record_mar
  */
 int eng_record_crash(struct eng_record *rec, uint64_t index, uint64_t seed, const char *to);
 
+/*
+ * The recorded process died at @index, and the machine goes on: what comes behind is forgotten for good,
+ * what was under way happens or not, by @seed. Writes the tree that another process finds into @to (as
+ * above) and goes on recording there, on @inner: what was not durable still is not, though it can be read.
+ * Nothing may be in flight, and no file of the recorder is open or used any more. A test that needs the rest
+ * of the log forks first.
+ */
+int eng_record_kill(struct eng_record *rec, uint64_t index, uint64_t seed, struct eng_io *inner,
+		    const char *to);
+
 /* Removes @path and everything below it; for trees of eng_record_crash(). */
 int eng_record_remove_tree(const char *path);
 

@@ -357,27 +357,49 @@ static int crash_write_tail(int fd, const struct rec_node *node, size_t end, siz
 	return r;
 }
 
-static int crash_write_file(int dirfd, const char *name, const struct rec_node *node,
-			    uint64_t index, uint64_t seed)
+/* As a process finds it that comes after one that died: all of it, durable or not. */
+static int crash_write_whole(int fd, const struct rec_node *node)
 {
-	int fd = openat(dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	struct rec_image image = {0};
+	int r;
+
+	rec_image_copy(&image, &node->image);
+	for (size_t i = node->folded; i < node->op_count; i++)
+		crash_fold_op(&image, node->ops[i]);
+	r = crash_write_image(fd, &image);
+	rec_image_fini(&image);
+	return r;
+}
+
+static int crash_write_cut(int fd, const struct rec_node *node, uint64_t index, uint64_t seed)
+{
 	size_t end, cut = node->folded;
 	int r;
 
-	if (fd < 0)
-		return -errno;
 	for (end = node->folded; end < node->op_count && node->ops[end]->submit < index; end++)
 		if (crash_size_durable(node, node->ops[end], index))
 			cut = end + 1;
 	cut += crash_prefix(seed, CHANCE_CUT, node->id, end - cut);
 	r = crash_write_image(fd, &node->image);
-	if (r == 0)
-		r = crash_write_tail(fd, node, end, cut, index, seed);
+	return r == 0 ? crash_write_tail(fd, node, end, cut, index, seed) : r;
+}
+
+/* @whole: without a loss. */
+static int crash_write_file(int dirfd, const char *name, const struct rec_node *node,
+			    uint64_t index, uint64_t seed, bool whole)
+{
+	int fd = openat(dirfd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	int r;
+
+	if (fd < 0)
+		return -errno;
+	r = whole ? crash_write_whole(fd, node) : crash_write_cut(fd, node, index, seed);
 	close(fd);
 	return r;
 }
 
-static int crash_write_dir(int fd, const struct rec_node *dir, uint64_t index, uint64_t seed)
+static int crash_write_dir(int fd, const struct rec_node *dir, uint64_t index, uint64_t seed,
+			   bool whole)
 {
 	const struct rec_entry *entry;
 	int child, r = 0;
@@ -386,7 +408,7 @@ static int crash_write_dir(int fd, const struct rec_node *dir, uint64_t index, u
 	for (i = 0; i < dir->crash.count && r == 0; i++) {
 		entry = &dir->crash.entries[i];
 		if (!entry->node->is_dir) {
-			r = crash_write_file(fd, entry->name, entry->node, index, seed);
+			r = crash_write_file(fd, entry->name, entry->node, index, seed, whole);
 			continue;
 		}
 		if (mkdirat(fd, entry->name, 0700) < 0)
@@ -394,21 +416,29 @@ static int crash_write_dir(int fd, const struct rec_node *dir, uint64_t index, u
 		child = openat(fd, entry->name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 		if (child < 0)
 			return -errno;
-		r = crash_write_dir(child, entry->node, index, seed);
+		r = crash_write_dir(child, entry->node, index, seed, whole);
 		close(child);
 	}
 	return r;
 }
 
-int eng_record_crash(struct eng_record *rec, uint64_t index, uint64_t seed, const char *to)
+/* An existing directory, or a new one: its descriptor. */
+static int crash_open(const char *to)
 {
-	int fd = -1, r = 0;
+	int fd;
 
 	if (mkdir(to, 0700) < 0 && errno != EEXIST)
 		return -errno;
 	fd = open(to, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+int eng_record_crash(struct eng_record *rec, uint64_t index, uint64_t seed, const char *to)
+{
+	int fd = crash_open(to), r = 0;
+
 	if (fd < 0)
-		return -errno;
+		return fd;
 	pthread_mutex_lock(&rec->names_lock);
 	pthread_mutex_lock(&rec->lock);
 	if (index > rec->events) {
@@ -416,8 +446,100 @@ int eng_record_crash(struct eng_record *rec, uint64_t index, uint64_t seed, cons
 	} else {
 		crash_fold(rec, index);
 		crash_build_names(rec, index, seed);
-		r = crash_write_dir(fd, rec->nodes[0], index, seed);
+		r = crash_write_dir(fd, rec->nodes[0], index, seed, false);
 	}
+	pthread_mutex_unlock(&rec->lock);
+	pthread_mutex_unlock(&rec->names_lock);
+	close(fd);
+	return r;
+}
+
+/* --- the death of a process --- */
+
+/*
+ * What was under way happens all the same, now, or not at all; nothing of it is durable. What failed
+ * never happened: a second reader may see it or not, and this one does not.
+ */
+static void crash_end_op(struct rec_op *op, uint64_t index)
+{
+	op->complete = index;
+	op->ok = true;
+	op->dsync = false;
+}
+
+static void crash_end_node(struct rec_node *node, uint64_t index, uint64_t seed)
+{
+	struct rec_op *op;
+	size_t kept = node->folded;
+
+	while (node->sync_count && node->syncs[node->sync_count - 1].complete >= index)
+		node->sync_count--;
+	for (size_t i = node->folded; i < node->op_count; i++) {
+		op = node->ops[i];
+		if (op->submit < index && op->complete < index && op->ok) {
+			node->ops[kept++] = op;
+		} else if (op->submit < index && op->complete >= index &&
+			   crash_random(seed, CHANCE_EVENTS, op->submit) & 1) {
+			crash_end_op(op, index);
+			node->ops[kept++] = op;
+		} else {
+			free(op->data);
+			free(op);
+		}
+	}
+	node->op_count = kept;
+}
+
+/* names_lock and lock are held. A change of names is one step: it has happened once it is in the log. */
+static void crash_end_names(struct eng_record *rec, uint64_t index)
+{
+	struct rec_name *name;
+	size_t kept = 0;
+
+	for (size_t i = 0; i < rec->node_count; i++)
+		rec->nodes[i]->live.count = 0;
+	for (size_t i = 0; i < rec->name_count; i++) {
+		name = &rec->names[i];
+		if (i >= rec->base_count && name->submit >= index) {
+			free(name->from);
+			free(name->to);
+			continue;
+		}
+		if (i >= rec->base_count && name->complete > index)
+			name->complete = index;
+		rec_dir_apply(name, name->from_dir ? &name->from_dir->live : NULL,
+			      name->to_dir ? &name->to_dir->live : NULL);
+		rec->names[kept++] = *name;
+	}
+	rec->name_count = kept;
+}
+
+int eng_record_kill(struct eng_record *rec, uint64_t index, uint64_t seed, struct eng_io *inner,
+		    const char *to)
+{
+	int fd = crash_open(to), r = 0;
+
+	if (fd < 0)
+		return fd;
+	pthread_mutex_lock(&rec->names_lock);
+	pthread_mutex_lock(&rec->lock);
+	if (index > rec->events) {
+		r = -EINVAL;
+		goto out;
+	}
+	crash_fold(rec, index);
+	crash_end_names(rec, index);
+	for (size_t i = 0; i < rec->node_count; i++) {
+		crash_end_node(rec->nodes[i], index, seed);
+		rec_dir_copy(&rec->nodes[i]->crash, &rec->nodes[i]->live);
+	}
+	while (rec->mark_count && rec->marks[rec->mark_count - 1].index >= index)
+		rec->mark_count--;
+	rec->events = index + 1;
+	r = crash_write_dir(fd, rec->nodes[0], index, seed, true);
+	if (r == 0)
+		r = rec_set_root(rec, inner, to);
+out:
 	pthread_mutex_unlock(&rec->lock);
 	pthread_mutex_unlock(&rec->names_lock);
 	close(fd);

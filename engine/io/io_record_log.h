@@ -115,6 +115,8 @@ struct eng_record {
 };
 
 uint64_t rec_event(struct eng_record *rec);
+/* The directory that is recorded, and what is beneath. */
+int rec_set_root(struct eng_record *rec, struct eng_io *inner, const char *root);
 struct rec_node *rec_node_create(struct eng_record *rec, bool is_dir);
 /* Log a submission and its completion; with a file outside the root (node NULL) nothing. */
 struct rec_op *rec_begin(struct eng_record *rec, struct rec_node *node, struct rec_op what);

@@ -5,7 +5,8 @@
  * and the store that is left is opened under another boot id: every snapshot whose job had completed
  * is there, whole and unchanged, no half one is; every sector holds what the last flush covered or
  * something written later; the store goes on working. Part of the recoveries are recorded and cut too,
- * and in some loads the process dies and recovers before the power fails.
+ * those after the death of the process alone as well, when what it never synced can still be read; and in
+ * some loads the process dies and recovers before the power fails.
  *
  * Environment: VMIMG_TEST_SECONDS; SEED of the first load; CASE: the directory that a failure left,
  * to check that one case again. A load runs on several threads, so that a seed gives the same mix but
@@ -224,19 +225,15 @@ static void clear(const char *path)
 		abort();
 }
 
-/* The recovery runs on a recorder of its own, and the power fails in it. */
+/* The recovery runs on k->rec, and the power fails in it. */
 static bool crash_recovery(struct kase *k)
 {
-	struct eng_record *first = k->rec;
-	struct eng_io *io = crashed_boot(k);
-	struct cut at = k->at;
+	uint64_t from = eng_record_index(k->rec);
 	struct fmt_error err = {{0}};
 	char dir[96], store[112];
 	struct rig_view view;
 	bool ok = false;
 
-	if (eng_record_create(io, k->dir, &k->rec) < 0)
-		abort();
 	if (rig_view_open(eng_record_io(k->rec), k->store, NULL, &view, &err) < 0)
 		crashed_blame(k, "open: %s", err.text);
 	else if (rig_view_close(&view) < 0)
@@ -245,7 +242,7 @@ static bool crash_recovery(struct kase *k)
 		ok = true;
 	memcpy(dir, k->dir, sizeof(dir));
 	memcpy(store, k->store, sizeof(store));
-	k->at.index = test_random(&k->rng) % (eng_record_index(k->rec) + 1);
+	k->at.index = from + test_random(&k->rng) % (eng_record_index(k->rec) - from + 1);
 	k->at.seed = test_random(&k->rng);
 	snprintf(k->dir + strlen(k->dir), 4, "-2");
 	snprintf(k->store, sizeof(k->store), "%s/store", k->dir);
@@ -260,24 +257,59 @@ static bool crash_recovery(struct kase *k)
 	clear(k->dir);
 	memcpy(k->dir, dir, sizeof(dir));
 	memcpy(k->store, store, sizeof(store));
-	eng_record_destroy(k->rec);
-	eng_io_destroy(io);
-	k->rec = first;
-	k->at = at;
 	atomic_fetch_add(&k->progress->recoveries, 1);
 	return ok;
 }
 
+/* After a power loss, on a recorder of its own: what that one left is durable. */
+static bool crash_again(struct kase *k)
+{
+	struct eng_record *first = k->rec;
+	struct eng_io *io = crashed_boot(k);
+	struct cut at = k->at;
+	bool ok;
+
+	if (eng_record_create(io, k->dir, &k->rec) < 0)
+		abort();
+	ok = crash_recovery(k);
+	eng_record_destroy(k->rec);
+	eng_io_destroy(io);
+	k->rec = first;
+	k->at = at;
+	return ok;
+}
+
+/* After the death of the process alone; in one of its own, since the log has another end then. */
+static bool crash_after_death(struct kase *k)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid < 0)
+		abort();
+	if (pid == 0) {
+		if (eng_record_kill(k->rec, k->at.index, k->at.seed, crashed_boot(k), k->dir) < 0)
+			abort();
+		_exit(!crash_recovery(k));
+	}
+	if (waitpid(pid, &status, 0) != pid)
+		abort();
+	return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
 static bool replay(struct kase *k)
 {
+	uint64_t how = test_random(&k->rng) % 5;
 	bool ok;
 
 	clear(k->dir);
 	clear(k->shm);
+	if (how == 0)
+		return crash_after_death(k);
 	if (eng_record_crash(k->rec, k->at.index, k->at.seed, k->dir) < 0)
 		return crashed_blame(k, "cannot write the tree");
-	if (test_random(&k->rng) % 5 == 0)
-		return crash_recovery(k);
+	if (how == 1)
+		return crash_again(k);
 	ok = crashed_check(k);
 	if (!ok)
 		crashed_keep(k, tmp_dir());
@@ -421,8 +453,8 @@ Test(crash_powerloss, what_was_flushed_and_what_completed_survives)
 		}
 	}
 	fprintf(stderr,
-		"powerloss: %u loads with %llu snapshots, %llu replays, of these %llu with a second power "
-		"loss in the recovery, in %.1f s\n",
+		"powerloss: %u loads with %llu snapshots, %llu replays, of these %llu in the recovery "
+		"from another power loss or a death, in %.1f s\n",
 		loads, (unsigned long long)snapshots, (unsigned long long)replays,
 		(unsigned long long)recoveries, now() - start);
 	cr_expect_gt(snapshots, 0);

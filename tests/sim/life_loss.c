@@ -9,6 +9,9 @@
  * flushed or something later; points still tell every change; an export that had its name is whole, and
  * restores in another store; the checker finds leaks at worst; and the store goes on.
  *
+ * At other moments it is the process that dies: its successor reads what was never synced, recovers, and
+ * goes on for a while; then the power fails, in the recovery or later, and takes what nobody has synced.
+ *
  * Environment: VMIMG_TEST_SECONDS; REPLAYS for so many instead (10,000 from ten minutes on); SEED of
  * the first load. A load has background threads: a seed gives the same mix, not the same log.
  */
@@ -29,9 +32,12 @@
 
 #define LOAD_STEPS   600u
 #define MARKS        300u
-#define REPLAYS_LOAD 320u /* of one load */
+#define REPLAYS_LOAD 256u /* of one load */
 #define WORKERS      2u
 #define HANG         120 /* seconds for one replay */
+#define DEATHS       16u /* of so many cuts one is no loss of power */
+#define LIVES        20u /* steps of a successor */
+#define LOSSES       4u  /* of power, in or after one death */
 
 /* A copy of the world, good for cuts from @from to @to. */
 struct mark {
@@ -46,7 +52,7 @@ struct cut {
 
 /* Shared with the test. */
 struct told {
-	_Atomic uint64_t replays, operations, restored;
+	_Atomic uint64_t replays, operations, restored, deaths;
 	uint64_t counts[LIFE_COUNTS], punches; /* of the loads */
 	char why[1700];
 };
@@ -145,6 +151,13 @@ struct hot { /* events around which things go wrong: syncs, names */
 	size_t count;
 };
 
+static int by_value(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
 static void find_hot(struct hot *hot)
 {
 	size_t room = rec->name_count * 2;
@@ -163,13 +176,7 @@ static void find_hot(struct hot *hot)
 		hot->event[hot->count++] = rec->names[i].submit;
 		hot->event[hot->count++] = rec->names[i].complete;
 	}
-}
-
-static int by_value(const void *a, const void *b)
-{
-	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-
-	return x < y ? -1 : x > y;
+	qsort(hot->event, hot->count, sizeof(*hot->event), by_value);
 }
 
 /* An event of the mark's, half of the time next to a hot one. */
@@ -200,7 +207,6 @@ static struct cut *pick_cuts(uint64_t *rng)
 
 	life_must(cuts && mark_count, "no memory, or no marks");
 	find_hot(&hot);
-	qsort(hot.event, hot.count, sizeof(*hot.event), by_value);
 	for (size_t i = 0; i < REPLAYS_LOAD; i++) {
 		cuts[i].mark = &marks[test_random(rng) % mark_count];
 		cuts[i].index = pick_event(cuts[i].mark, &hot, rng);
@@ -247,23 +253,28 @@ static void go_on(void)
 			life_check_head(i, true);
 }
 
-static void replay(const struct cut *cut, const char *dir)
+/* The world as it was, for a tree to come in @dir; and the machine that boots there. */
+static struct eng_io *go_back(const struct cut *cut, const char *dir)
 {
 	char memory[128];
-	enum life_kind kind;
-	struct eng_io *io;
-	uint64_t before;
 
 	life_world_restore(cut->mark->copy);
 	world->rng = cut->seed;
-	kind = world->op.kind;
-	snprintf(was, sizeof(was), "%s", kind ? world->doing : "requests");
+	snprintf(was, sizeof(was), "%s", world->op.kind ? world->doing : "requests");
 	clear(dir);
 	snprintf(memory, sizeof(memory), "%s-shm", dir);
 	snprintf(world->dir, sizeof(world->dir), "%s", dir); /* exports, too */
 	snprintf(world->store, sizeof(world->store), "%s/store", dir);
+	return boot(memory, cut->seed);
+}
+
+static void replay(const struct cut *cut, const char *dir)
+{
+	struct eng_io *io = go_back(cut, dir);
+	enum life_kind kind = world->op.kind;
+	uint64_t before;
+
 	life_must(eng_record_crash(rec, cut->index, cut->seed, dir) == 0, "no tree");
-	io = boot(memory, cut->seed);
 	world->died = true;
 	if (life_chance(2))
 		life_sound(io, false);
@@ -287,6 +298,75 @@ static void replay(const struct cut *cut, const char *dir)
 	atomic_fetch_add(&told->operations, kind != LIFE_NONE);
 }
 
+/* --- deaths of a process --- */
+
+/* The successor, on what the dead process left in memory and on the disk. */
+static void succeed(const struct cut *cut, const char *dir)
+{
+	struct eng_io *io = go_back(cut, dir);
+	uint64_t until;
+
+	life_must(eng_record_kill(rec, cut->index, cut->seed, io, dir) == 0, "no tree");
+	mark_count = 1;
+	marks[0].copy = cut->mark->copy;
+	marks[0].from = eng_record_index(rec);
+	world->died = true;
+	life_open(eng_record_io(rec));
+	life_attach_all();
+	marks[0].to = eng_record_index(rec); /* what the model does from here on is its own */
+	life_recover();
+	world->died = false;
+	life_touched = touched;
+	touched(true);
+	for (until = world->steps + LIVES; world->steps < until;)
+		life_step();
+	life_quiet();
+	life_close();
+	touched(false);
+	life_touched = NULL;
+}
+
+/* In a process of its own: the log has another end now. */
+static void die(const struct cut *cut, const char *dir)
+{
+	struct mark mark = *cut->mark;
+	struct cut first = {.index = cut->index, .seed = cut->seed, .mark = &mark}, next;
+	uint64_t rng = cut->seed;
+	char after[128], memory[136];
+	struct hot hot;
+
+	succeed(&first, dir);
+	snprintf(after, sizeof(after), "%s-after", dir);
+	find_hot(&hot);
+	for (unsigned i = 0; i < LOSSES; i++) {
+		next.mark = &marks[i % 2 ? test_random(&rng) % mark_count : 0];
+		next.index = pick_event(next.mark, &hot, &rng);
+		next.seed = test_random(&rng);
+		alarm(HANG);
+		replay(&next, after);
+	}
+	free(hot.event);
+	clear(after);
+	snprintf(memory, sizeof(memory), "%s-shm", after);
+	clear(memory);
+	atomic_fetch_add(&told->deaths, 1);
+	_exit(0);
+}
+
+static void one_death(const struct cut *cut, const char *dir)
+{
+	int status;
+	pid_t pid = fork();
+
+	life_must(pid >= 0, "no process");
+	if (pid == 0)
+		die(cut, dir);
+	life_must(waitpid(pid, &status, 0) == pid, "no child");
+	life_must(WIFEXITED(status) && WEXITSTATUS(status) == 0,
+		  "a successor ended with status %#x%s", status,
+		  WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM ? ": it hung" : "");
+}
+
 /* Tells what is wrong, where life_fail() has left it, in memory that this process shares. */
 static void tell(void)
 {
@@ -305,8 +385,11 @@ static void worker(const struct cut *cuts, size_t count, double end, unsigned nu
 	world = own;
 	snprintf(dir, sizeof(dir), "%s-tree%u", root, number);
 	for (size_t i = 0; i < count && now() < end; i++) {
-		alarm(HANG);
-		replay(&cuts[i], dir);
+		alarm(HANG * (LOSSES + 1));
+		if (i % DEATHS == 0)
+			one_death(&cuts[i], dir);
+		else
+			replay(&cuts[i], dir);
 	}
 	alarm(0);
 	clear(dir);
@@ -397,10 +480,11 @@ Test(sim_life_loss, a_power_loss_in_any_step_leaves_all_of_it_or_nothing, .timeo
 	}
 	fprintf(stderr,
 		"life_loss: SEED=%llu: %u loads, %llu replays, %llu of them in an operation, %llu "
-		"exports restored, %.1f s\n",
+		"exports restored, %llu deaths of a process before, %.1f s\n",
 		(unsigned long long)seed, loads, (unsigned long long)atomic_load(&told->replays),
 		(unsigned long long)atomic_load(&told->operations),
-		(unsigned long long)atomic_load(&told->restored), now() - start);
+		(unsigned long long)atomic_load(&told->restored),
+		(unsigned long long)atomic_load(&told->deaths), now() - start);
 	fprintf(stderr, "life_loss: %llu punches in the loads\n",
 		(unsigned long long)told->punches);
 	for (size_t i = 0; i < life_op_count(); i++)

@@ -702,3 +702,85 @@ Test(engine_io_record, threads_may_record_while_others_crash)
 	crash(now(), 0);
 	expect_same("crash", "store");
 }
+
+/* --- the death of a process --- */
+
+static void die(uint64_t index, uint64_t seed)
+{
+	cr_assert_eq(eng_record_kill(rec, index, seed, eng_fault_io(fault), tmp_path(&tmp, "next")),
+		     0);
+}
+
+static bool reads(const char *name, const char *text)
+{
+	char buf[64];
+	long len = tmp_read(tmp_path(&tmp, name), buf, sizeof(buf));
+
+	return text ? len == (long)strlen(text) && memcmp(buf, text, (size_t)len) == 0 : len < 0;
+}
+
+/* IO-6 */
+Test(engine_io_record, a_successor_reads_what_a_dead_process_did_not_flush_and_power_may_take_it)
+{
+	struct eng_file *file = create_durable("store/a", "old");
+	unsigned n;
+
+	put(file, "new", 0);
+	eng_io_close(io, file);
+	die(now(), 1);
+	cr_expect(reads("next/a", "new"));
+	n = times(now(), "crash/a", "new");
+	cr_expect(n > 0 && n < SEEDS, "%u", n);
+	file = tmp_open(&tmp, io, "next/a", ENG_OPEN_WRITE);
+	put(file, "!", 3);
+	cr_expect_gt(times(now(), "crash/a", "old!"), 0u, "its own kept, the dead one's not");
+	cr_assert_eq(eng_io_fdatasync(io, file), 0);
+	eng_io_close(io, file);
+	cr_expect_eq(times(now(), "crash/a", "new!"), SEEDS);
+}
+
+/* IO-6 */
+Test(engine_io_record, what_comes_behind_a_death_never_happened)
+{
+	struct eng_file *file = create_durable("store/a", "old");
+	uint64_t before = now();
+	unsigned seen = 0;
+
+	put(file, "one", 0);
+	cr_assert_eq(eng_io_fdatasync(io, file), 0);
+	eng_io_close(io, file);
+	eng_io_close(io, create("store/b"));
+	cr_assert_eq(eng_io_sync_dir(io, tmp_path(&tmp, "store")), 0);
+	cr_assert_eq(eng_io_unlink(io, tmp_path(&tmp, "store/a")), 0);
+	die(before + 1, before);
+	cr_expect(reads("next/b", NULL));
+	seen = reads("next/a", "one");
+	cr_expect(seen || reads("next/a", "old"), "in flight, it came to its end or not");
+	cr_expect_eq(times(now(), "crash/b", NULL), SEEDS);
+	cr_expect_gt(times(now(), "crash/a", "old"), 0u);
+	cr_expect_eq(times(now(), "crash/a", "one") > 0, seen);
+	/* Files and names go on from there. */
+	eng_io_close(io, tmp_open(&tmp, io, "next/b", FRESH));
+	cr_assert_eq(eng_io_sync_dir(io, tmp_path(&tmp, "next")), 0);
+	cr_expect_eq(times(now(), "crash/b", ""), SEEDS);
+}
+
+/* IO-6 */
+Test(engine_io_record, names_of_a_dead_process_are_durable_by_the_successors_sync)
+{
+	unsigned n;
+
+	create_durable("store/a", "old");
+	eng_io_close(io, create("store/b"));
+	cr_assert_eq(eng_io_rename(io, tmp_path(&tmp, "store/a"), tmp_path(&tmp, "store/c")), 0);
+	die(now(), 1);
+	cr_expect(reads("next/a", NULL) && reads("next/b", "") && reads("next/c", "old"));
+	n = times(now(), "crash/c", "old");
+	cr_expect(n > 0 && n < SEEDS, "%u", n);
+	cr_assert_eq(eng_io_unlink(io, tmp_path(&tmp, "next/c")), 0);
+	n = times(now(), "crash/a", "old");
+	cr_expect(n > 0 && n < SEEDS, "%u", n);
+	cr_assert_eq(eng_io_sync_dir(io, tmp_path(&tmp, "next")), 0);
+	cr_expect_eq(times(now(), "crash/b", ""), SEEDS);
+	cr_expect_eq(times(now(), "crash/a", NULL) + times(now(), "crash/c", NULL), 2 * SEEDS);
+}
