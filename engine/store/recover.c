@@ -297,7 +297,7 @@ static int clear_boundaries(struct recovery *rc, struct fmt_error *err)
 				break;
 			if (fmt_uuid_equal(&layer->hdr.snapshot_id, &rc->snapshots[i].id))
 				r = eng_layer_update(layer, edit_recovered, &v, err);
-			else /* cleared, perhaps, by a recovery that was killed (LH-13) */
+			else /* cleared, perhaps, by a process that was killed in it (LH-13) */
 				r = eng_layer_settle_header(layer, err);
 			eng_layer_put(layer);
 		}
