@@ -10,6 +10,7 @@
 #include "api/service.h"
 #include "engine/disk/map.h"
 #include "engine/disk/queue.h"
+#include "engine/store/hold.h"
 
 #define DEPTH_MAX 4096u
 
@@ -187,6 +188,15 @@ uint64_t vmimg_disk_size(struct vmimg_disk *disk)
 uint32_t vmimg_disk_block_size(struct vmimg_disk *disk)
 {
 	return disk ? 1u << disk_of(disk)->block_bits : 0;
+}
+
+void vmimg_disk_snapshot_id(struct vmimg_disk *disk, char id[37])
+{
+	struct fmt_uuid snapshot;
+
+	id[0] = 0;
+	if (disk && eng_store_reading_of(disk_of(disk), &snapshot))
+		fmt_uuid_format(&snapshot, id);
 }
 
 uint32_t vmimg_disk_layers(struct vmimg_disk *disk)

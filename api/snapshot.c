@@ -360,6 +360,25 @@ uint32_t vmimg_create_snapshot(struct vmimg_service *svc, const char *collection
 	return create(svc, &a_snapshot, collection, settings, type, result, job, err);
 }
 
+int vmimg_snapshot_id(struct vmimg_service *svc, const char *snapshot, struct vmimg_error *err,
+		      char id[37])
+{
+	char collection[CAT_NAME_MAX], name[CAT_NAME_MAX];
+	struct fmt_error why = {""};
+	struct cat_snapshot snap;
+	int r;
+
+	if (!svc || !id || api_name_split(snapshot, '@', collection, name) < 0)
+		return api_fail(err, -EINVAL,
+				"snapshot: '%.140s' is no name, expected COLLECTION@NAME",
+				snapshot ? snapshot : "");
+	r = eng_catalog_find_snapshot(catalog_of(svc), collection, name, &why, &snap);
+	if (r < 0)
+		return api_fail_why(err, r, &why, snapshot);
+	fmt_uuid_format(&snap.id, id);
+	return 0;
+}
+
 uint32_t vmimg_create_reference_point(struct vmimg_service *svc, const char *collection,
 				      const char *settings, uint16_t type, struct vmimg_ref *result,
 				      struct vmimg_job **job, struct vmimg_error *err)

@@ -260,6 +260,10 @@ VMIMG_API uint32_t vmimg_check_snapshot(struct vmimg_service *svc, const char *c
 VMIMG_API uint32_t vmimg_destroy_snapshot(struct vmimg_service *svc, const char *snapshot,
 					  struct vmimg_job **job, struct vmimg_error *err);
 
+/* The id of "COLLECTION@NAME", which no other snapshot has, later ones of that name neither. -ENOENT. */
+VMIMG_API int vmimg_snapshot_id(struct vmimg_service *svc, const char *snapshot,
+				struct vmimg_error *err, char id[37]);
+
 /*
  * A hold keeps "COLLECTION@NAME" from being deleted, converted or pruned as long as it is there
  * (spec/space.md HD-*). @tag: a name; a snapshot may have many. 0: durable; 4: no such snapshot,
@@ -763,6 +767,8 @@ VMIMG_API int vmimg_disk_detach(struct vmimg_disk *disk);
 VMIMG_API uint64_t vmimg_disk_size(struct vmimg_disk *disk); /* bytes; any thread */
 /* Bytes of a block of its overlays: requests of this alignment cost least. Any thread. */
 VMIMG_API uint32_t vmimg_disk_block_size(struct vmimg_disk *disk);
+/* The snapshot that is read through it, whatever has that name by now; "" for a disk. Any thread. */
+VMIMG_API void vmimg_disk_snapshot_id(struct vmimg_disk *disk, char id[37]);
 /* Ordinal of the disk's newest layer; grows by one a cut. The worker's thread. */
 VMIMG_API uint32_t vmimg_disk_layers(struct vmimg_disk *disk);
 /*

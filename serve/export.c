@@ -10,6 +10,9 @@
  *     DETACHING -> DETACHED    and ATTACHING at once if wanted meanwhile
  * The flush goes ahead of the detach as an ordinary request, so that the worker, with its other
  * disks, is not held up by it. A disk's entry stays for its counters; a snapshot's goes.
+ *
+ * A snapshot's name may come to mean another one while the first is attached (X-3): who asks for it looks up
+ * what it means now, and an export of another snapshot is stale from then on.
  */
 #include "serve/export.h"
 
@@ -81,9 +84,38 @@ void srv_exports_destroy(struct srv_exports *x)
 static struct srv_export *find_locked(struct srv_exports *x, const char *name)
 {
 	for (struct srv_export *e = x->list; e; e = e->next)
-		if (!strcmp(e->name, name))
+		if (!e->stale && !strcmp(e->name, name))
 			return e;
 	return NULL;
+}
+
+static bool is_attached(const struct srv_export *export)
+{
+	return export->state == ATTACHED || export->state == FLUSHING;
+}
+
+/* One that is attached is of the snapshot that is wanted. */
+static struct srv_export *find_wanted_locked(struct srv_exports *x, const struct srv_want *want)
+{
+	struct srv_export *e = find_locked(x, want->name);
+
+	if (!e || !is_attached(e) || !strcmp(e->snapshot, want->snapshot))
+		return e;
+	e->stale = true;
+	return NULL;
+}
+
+/* What the name means now: a snapshot's id, or "" of a disk. */
+static int look_up(struct srv_exports *x, struct srv_want *want)
+{
+	const char *slash = strchr(want->name, '/');
+	char snapshot[SRV_EXPORT_NAME_MAX];
+
+	want->snapshot[0] = 0;
+	if (!strchr(want->name, '@') || !slash)
+		return 0;
+	snprintf(snapshot, sizeof(snapshot), "%.*s", (int)(slash - want->name), want->name);
+	return vmimg_snapshot_id(x->server->svc, snapshot, &want->error, want->snapshot);
 }
 
 /* The worker with the fewest exports in use. */
@@ -141,6 +173,7 @@ static void run_attach(struct srv_worker *worker, struct srv_task *task)
 	struct srv_exports *x = export->table;
 	struct vmimg_error error = {0};
 	struct srv_want *wants, *next;
+	char snapshot[37] = "";
 	int r = vmimg_disk_attach(srv_worker_queue(worker), export->name,
 				  export->read_only ? VMIMG_ATTACH_READ_ONLY : 0, &error,
 				  &export->disk);
@@ -148,13 +181,16 @@ static void run_attach(struct srv_worker *worker, struct srv_task *task)
 	if (r == 0) {
 		atomic_store(&export->size, vmimg_disk_size(export->disk));
 		export->block_size = vmimg_disk_block_size(export->disk);
+		vmimg_disk_snapshot_id(export->disk, snapshot);
 	}
 	pthread_mutex_lock(&x->lock);
 	wants = export->wants;
 	export->wants = NULL;
 	export->state = r < 0 ? DETACHED : ATTACHED;
+	memcpy(export->snapshot, snapshot, sizeof(snapshot));
+	export->idle_ns = srv_now_ns();
 	for (struct srv_want *w = wants; w && r == 0; w = w->next)
-		export->refs++;
+		export->refs += !strcmp(w->snapshot, snapshot);
 	if (r < 0)
 		forget_locked(x, export);
 	pthread_cond_broadcast(&x->changed);
@@ -162,32 +198,47 @@ static void run_attach(struct srv_worker *worker, struct srv_task *task)
 	for (struct srv_want *w = wants; w; w = next) {
 		next = w->next;
 		w->error = error;
-		w->done(w, r, r < 0 ? NULL : export);
+		if (r == 0 && strcmp(w->snapshot, snapshot) != 0)
+			srv_export_want(x, w); /* it asked for another one of this name */
+		else
+			w->done(w, r, r < 0 ? NULL : export);
 	}
 }
 
-static void run_no_memory(struct srv_worker *worker, struct srv_task *task)
+static void run_failed(struct srv_worker *worker, struct srv_task *task)
 {
 	struct srv_want *want = want_of(task);
 
 	(void)worker;
-	want->done(want, srv_fail(&want->error, -ENOMEM, "%s: out of memory", want->name), NULL);
+	want->done(want, want->result, NULL);
+}
+
+static void fail(struct srv_exports *x, struct srv_want *want, int result)
+{
+	want->result = result;
+	want->task.run = run_failed;
+	srv_worker_post(x->server->lobby, &want->task);
 }
 
 void srv_export_want(struct srv_exports *x, struct srv_want *want)
 {
 	struct srv_export *export;
+	int r;
 
 	memset(&want->error, 0, sizeof(want->error));
 	want->task.run = run_want;
+	r = look_up(x, want);
+	if (r < 0) {
+		fail(x, want, r);
+		return;
+	}
 	pthread_mutex_lock(&x->lock);
-	export = find_locked(x, want->name);
+	export = find_wanted_locked(x, want);
 	if (!export)
 		export = make_locked(x, want->name);
 	if (!export) {
-		want->task.run = run_no_memory;
-		srv_worker_post(x->server->lobby, &want->task);
-	} else if (export->state == ATTACHED || export->state == FLUSHING) {
+		fail(x, want, srv_fail(&want->error, -ENOMEM, "%s: out of memory", want->name));
+	} else if (is_attached(export)) {
 		export->state = ATTACHED;
 		export->refs++;
 		want->export = export;
@@ -281,7 +332,8 @@ void srv_exports_tick(struct srv_exports *x)
 
 	pthread_mutex_lock(&x->lock);
 	for (struct srv_export *e = x->list; e; e = e->next)
-		if (e->state == ATTACHED && e->refs == 0 && now - e->idle_ns >= LINGER_NS)
+		if (e->state == ATTACHED && e->refs == 0 &&
+		    (e->stale || now - e->idle_ns >= LINGER_NS))
 			start_detach_locked(e);
 	pthread_mutex_unlock(&x->lock);
 }
@@ -290,8 +342,8 @@ static bool matches(const struct srv_export *e, const char *prefix)
 {
 	size_t len = prefix ? strlen(prefix) : 0;
 
-	return !prefix ||
-	       (!strncmp(e->name, prefix, len) && (!e->name[len] || e->name[len] == '/'));
+	return !prefix || (!e->stale && !strncmp(e->name, prefix, len) &&
+			   (!e->name[len] || e->name[len] == '/'));
 }
 
 int srv_exports_release(struct srv_exports *x, const char *prefix)
@@ -368,6 +420,7 @@ void srv_exports_each(struct srv_exports *x,
 {
 	pthread_mutex_lock(&x->lock);
 	for (struct srv_export *e = x->list; e; e = e->next)
-		each(arg, e, e->refs);
+		if (!e->stale)
+			each(arg, e, e->refs);
 	pthread_mutex_unlock(&x->lock);
 }

@@ -5,7 +5,8 @@
  * last, or when somebody needs it detached.
  *
  * X-1: an export's worker never changes while it is attached. X-2: the table is under a lock; of an
- * export, all but the fields marked otherwise is its worker's.
+ * export, all but the fields marked otherwise is its worker's. X-3: a name means the snapshot that has it
+ * when somebody asks for it, whatever was attached by that name before (NB-1).
  */
 #ifndef SERVE_EXPORT_H
 #define SERVE_EXPORT_H
@@ -35,11 +36,13 @@ struct srv_export {
 	_Atomic uint64_t size;  /* bytes; grows; any thread */
 	struct srv_stats stats; /* any thread may read */
 	struct vmimg_disk *disk;
+	char snapshot[37]; /* its id, once attached; "" of a disk. The table's lock */
 	struct srv_watcher *watchers;
 	/* export.c's, under the table's lock */
 	struct srv_export *next;
 	unsigned refs;
 	int state;
+	bool stale; /* another snapshot has its name by now: only who uses it knows it */
 	bool flushing, resizing;
 	uint64_t idle_ns; /* since when nobody uses it */
 	struct srv_want *wants;
@@ -54,7 +57,9 @@ struct srv_want {
 	void (*done)(struct srv_want *want, int result, struct srv_export *export);
 	char name[SRV_EXPORT_NAME_MAX];
 	struct vmimg_error error;
-	struct srv_export *export; /* this and the task are export.c's */
+	struct srv_export *export; /* this and what follows are export.c's */
+	char snapshot[37];
+	int result;
 	struct srv_task task;
 };
 

@@ -140,6 +140,21 @@ void eng_store_reading_end(struct eng_store *store, const struct eng_disk *disk)
 	free(found);
 }
 
+bool eng_store_reading_of(const struct eng_disk *disk, struct fmt_uuid *snapshot)
+{
+	struct eng_store *store = ((const struct eng_entry *)disk->owner)->store;
+	const struct eng_reading *p;
+
+	pthread_mutex_lock(&store->lock);
+	p = store->readings;
+	while (p && p->disk != disk)
+		p = p->next;
+	if (p)
+		*snapshot = p->snapshot;
+	pthread_mutex_unlock(&store->lock);
+	return p != NULL;
+}
+
 bool eng_store_is_read(struct eng_store *store, const struct fmt_uuid *snapshot)
 {
 	bool read = false;

@@ -32,6 +32,8 @@ struct eng_reading {
 int eng_store_reading_begin(struct eng_store *store, const struct eng_disk *disk,
 			    const struct fmt_uuid *snapshot);
 void eng_store_reading_end(struct eng_store *store, const struct eng_disk *disk);
+/* The snapshot that @disk, an attachment, is one of; false: of none. */
+bool eng_store_reading_of(const struct eng_disk *disk, struct fmt_uuid *snapshot);
 /* Whether some disk of the snapshot is attached now. */
 bool eng_store_is_read(struct eng_store *store, const struct fmt_uuid *snapshot);
 

@@ -165,6 +165,43 @@ Test(serve_export, a_released_disk_can_be_deleted)
 	cr_expect_eq(get(&c, "vm/d1"), -ENOENT);
 }
 
+static void make_snapshot(void)
+{
+	struct vmimg_ref ref = {.name = "s"};
+
+	cr_assert_eq(vmimg_create_snapshot(server.svc, "c", "{\"Synchronous\": true}",
+					   VMIMG_SNAPSHOT_STANDARD, &ref, NULL, NULL),
+		     0);
+}
+
+/* X-3, NB-1 */
+Test(serve_export, a_name_given_again_is_another_snapshots)
+{
+	struct client old, also, new;
+
+	cr_assert_eq(vmimg_define_collection(server.svc, "c", NULL, 0, NULL, NULL), 0);
+	cr_assert_eq(vmimg_add_member(server.svc, "vm", "c", NULL), 0);
+	make_snapshot();
+	cr_assert_eq(get(&old, "c@s/vm/d0"), 0);
+	cr_assert_eq(get(&also, "c@s/vm/d0"), 0);
+	cr_expect_eq(old.export, also.export);
+	put(&also);
+	cr_assert_eq(vmimg_destroy_snapshot(server.svc, "c@s", NULL, NULL), 0);
+	cr_expect_eq(get(&new, "c@s/vm/d0"), -ENOENT);
+	make_snapshot();
+	cr_assert_eq(get(&new, "c@s/vm/d0"), 0);
+	cr_expect_neq(new.export, old.export);
+	cr_assert_eq(get(&also, "c@s/vm/d0"), 0);
+	cr_expect_eq(also.export, new.export);
+	put(&also);
+	put(&new);
+	/* Who still reads the old one is in nobody's way. */
+	cr_expect_eq(srv_exports_release(server.exports, "c@s"), 0);
+	put(&old);
+	srv_exports_tick(server.exports);
+	cr_expect_eq(srv_exports_release(server.exports, NULL), 0);
+}
+
 static _Atomic int failures;
 
 static void *come_and_go(void *arg)
