@@ -111,14 +111,33 @@ static bool is_attached(struct eng_store *store, const struct fmt_uuid *disk)
 	return attached;
 }
 
+#define LOOKS 20u /* at a head that changes */
+
+int api_disk_chain(struct vmimg_service *svc, struct cat_disk *disk, struct cat_layer **ret,
+		   size_t *count)
+{
+	struct eng_catalog *cat = svc->store->catalog;
+	int r = eng_catalog_chain(cat, &disk->head, ret, count);
+
+	for (unsigned i = 0; r == -ENOENT && i < LOOKS; i++) {
+		r = eng_catalog_get_disk_id(cat, &disk->id, disk);
+		if (r == -ENOENT)
+			break;
+		if (r == 0)
+			r = eng_catalog_chain(cat, &disk->head, ret, count);
+	}
+	return r;
+}
+
 static int disk_document(struct vmimg_service *svc, const void *row, json_t **ret)
 {
-	const struct cat_disk *disk = row;
+	struct cat_disk now = *(const struct cat_disk *)row;
+	const struct cat_disk *disk = &now;
 	struct cat_layer *chain = NULL;
 	uint64_t allocated = 0;
 	size_t count = 0;
 	json_t *head, *shared;
-	int r = eng_catalog_chain(svc->store->catalog, &disk->head, &chain, &count);
+	int r = api_disk_chain(svc, &now, &chain, &count);
 
 	if (r < 0)
 		return r;

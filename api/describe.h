@@ -43,6 +43,13 @@ json_t *api_json_shared(struct vmimg_service *svc, const struct fmt_uuid *disk,
 /* Before a deletion: [{disk, layer, clones}] of what stays, and for whom. */
 json_t *api_json_kept(struct vmimg_service *svc, const char *snapshot);
 
+/*
+ * The chain of *@disk as it is now, which is read anew where its head has gone since (a revert, an import).
+ * -ENOENT: the disk has.
+ */
+int api_disk_chain(struct vmimg_service *svc, struct cat_disk *disk, struct cat_layer **ret,
+		   size_t *count);
+
 /* --- tree.c --- */
 int api_store_document(struct vmimg_service *svc, json_t **ret);
 int api_tree_document(struct vmimg_service *svc, json_t **ret);

@@ -7,8 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "api/destroy.h"
 #include "api/event.h"
-#include "api/job.h"
 
 /* The mark is there and the rest is not: the next open goes on (DL-1), and ends the job (JB-9). */
 static uint32_t fail_marked(struct vmimg_error *err, int r, const struct fmt_error *why,
@@ -23,8 +23,9 @@ static uint32_t fail_marked(struct vmimg_error *err, int r, const struct fmt_err
 	return code;
 }
 
-uint32_t vmimg_destroy_snapshot(struct vmimg_service *svc, const char *snapshot,
-				struct vmimg_job **job, struct vmimg_error *err)
+uint32_t api_destroy_snapshot(struct vmimg_service *svc, const char *snapshot,
+			      const struct fmt_uuid *id, struct vmimg_job **job,
+			      struct vmimg_error *err)
 {
 	char collection[CAT_NAME_MAX], name[CAT_NAME_MAX];
 	struct fmt_error why = {""};
@@ -41,7 +42,8 @@ uint32_t vmimg_destroy_snapshot(struct vmimg_service *svc, const char *snapshot,
 	if (code)
 		return code;
 	api_job_row(svc, VMIMG_JOB_TYPE_DELETE_SNAPSHOT, snapshot, "deleting", &row);
-	r = eng_store_delete_snapshot(svc->store, collection, name, &row, &marked, &why);
+	r = id ? eng_store_delete_snapshot_id(svc->store, id, &row, &marked, &why)
+	       : eng_store_delete_snapshot(svc->store, collection, name, &row, &marked, &why);
 	if (r < 0 && marked)
 		return fail_marked(err, r, &why, snapshot);
 	if (r < 0)
@@ -55,4 +57,10 @@ uint32_t vmimg_destroy_snapshot(struct vmimg_service *svc, const char *snapshot,
 			       json_pack("{s:s, s:s}", "change", "deleted", "snapshot", snapshot));
 	api_job_hand_out(svc, &row, job);
 	return VMIMG_OK;
+}
+
+uint32_t vmimg_destroy_snapshot(struct vmimg_service *svc, const char *snapshot,
+				struct vmimg_job **job, struct vmimg_error *err)
+{
+	return api_destroy_snapshot(svc, snapshot, NULL, job, err);
 }

@@ -28,6 +28,20 @@ static void work_free(void *arg)
 
 /* --- the document --- */
 
+/* The names have been looked up twice: for the point, and for what changed. */
+static int check_still(struct vmimg_service *svc, const struct work *w, json_t *point,
+		       struct fmt_error *err)
+{
+	json_t *now = NULL;
+	int r = api_refpoint_find(svc, w->name, &now);
+
+	if (r == 0 &&
+	    !json_equal(json_object_get(point, "refpoint_id"), json_object_get(now, "refpoint_id")))
+		r = -ENOENT;
+	json_decref(now);
+	return r < 0 ? fmt_fail(err, r, "%s: destroyed meanwhile", w->name) : 0;
+}
+
 static int make_document(struct vmimg_service *svc, const struct work *w, struct fmt_error *err,
 			 char **ret)
 {
@@ -46,6 +60,8 @@ static int make_document(struct vmimg_service *svc, const struct work *w, struct
 		vmimg_free(text);
 		if (r == 0 && !changes)
 			r = -ENOMEM;
+		if (r == 0)
+			r = check_still(svc, w, point, err);
 	}
 	document = json_pack("{s:s, s:i, s:o, s:o}", "format", "refpoint", "version", 1, "refpoint",
 			     point, "changes", changes ? changes : json_null());
@@ -59,11 +75,36 @@ static int make_document(struct vmimg_service *svc, const struct work *w, struct
 
 /* --- the directory: as an export of a snapshot makes it (EX-2) --- */
 
+struct out {
+	char *dir, *part, *path, *lock_path; /* its file, and what keeps others off @part */
+	struct eng_file *lock;
+};
+
+static void out_fini(struct vmimg_service *svc, struct out *o)
+{
+	eng_io_close(svc->io, o->lock);
+	free(o->part);
+	free(o->path);
+	free(o->lock_path);
+}
+
+static int out_init(struct out *o, char *dir)
+{
+	*o = (struct out){.dir = dir};
+	if (asprintf(&o->part, "%s.part", dir) < 0)
+		o->part = NULL;
+	if (o->part && asprintf(&o->path, "%s/refpoint.json", o->part) < 0)
+		o->path = NULL;
+	if (o->part && asprintf(&o->lock_path, "%s/.lock", o->part) < 0)
+		o->lock_path = NULL;
+	return o->path && o->lock_path ? 0 : -ENOMEM;
+}
+
 static int write_file(struct vmimg_service *svc, const char *path, const char *text)
 {
+	unsigned flags = ENG_OPEN_WRITE | ENG_OPEN_CREATE | ENG_OPEN_TRUNC | ENG_OPEN_NOFOLLOW;
 	struct eng_file *file = NULL;
-	int r = eng_io_open(svc->io, path, ENG_OPEN_WRITE | ENG_OPEN_CREATE | ENG_OPEN_TRUNC,
-			    &file);
+	int r = eng_io_open(svc->io, path, flags, &file);
 
 	if (r == 0)
 		r = eng_io_pwrite(svc->io, file, text, strlen(text), 0);
@@ -73,40 +114,63 @@ static int write_file(struct vmimg_service *svc, const char *path, const char *t
 	return r;
 }
 
-static int make_part(struct vmimg_service *svc, const char *part, const char *path,
-		     const char *text)
+/* What another export to the same name has written must not get it as ours, nor go with ours. */
+static int take_part(struct vmimg_service *svc, struct out *o)
 {
-	int r = eng_io_mkdir(svc->io, part);
+	int r = eng_io_mkdir(svc->io, o->part);
 
 	if (r == 0 || r == -EEXIST)
-		r = write_file(svc, path, text);
-	return r < 0 ? r : eng_io_sync_dir(svc->io, part);
+		r = eng_io_open(svc->io, o->lock_path,
+				ENG_OPEN_WRITE | ENG_OPEN_CREATE | ENG_OPEN_NOFOLLOW, &o->lock);
+	if (r == 0)
+		r = eng_io_lock(svc->io, o->lock);
+	return r == -EWOULDBLOCK ? -EBUSY : r;
 }
 
-static int write_dir(struct vmimg_service *svc, const char *dir, const char *text,
-		     struct fmt_error *err)
+static int fill_part(struct vmimg_service *svc, struct out *o, const char *text)
 {
-	char *part = NULL, *path = NULL;
-	int r = -ENOMEM;
+	int r = write_file(svc, o->path, text);
 
-	if (asprintf(&part, "%s.part", dir) < 0)
-		part = NULL;
-	if (part && asprintf(&path, "%s/refpoint.json", part) < 0)
-		path = NULL;
-	if (path) {
-		r = make_part(svc, part, path, text);
-		if (r == 0)
-			r = eng_io_rename_new(svc->io, part, dir);
-		if (r < 0) {
-			eng_io_unlink(svc->io, path);
-			eng_io_unlink(svc->io, part);
-		} else {
-			r = eng_path_sync_dir(svc->io, dir);
-		}
+	if (r == 0)
+		r = eng_io_sync_dir(svc->io, o->part);
+	if (r == 0)
+		r = eng_io_rename_new(svc->io, o->part, o->dir);
+	if (r < 0) {
+		eng_io_unlink(svc->io, o->path);
+		eng_io_unlink(svc->io, o->lock_path);
+		eng_io_unlink(svc->io, o->part);
 	}
-	free(part);
+	return r;
+}
+
+/* Only now: whoever waits for it sees DIR. */
+static int drop_lock(struct vmimg_service *svc, const struct out *o)
+{
+	char *path = NULL;
+	int r;
+
+	if (asprintf(&path, "%s/.lock", o->dir) < 0)
+		return -ENOMEM;
+	r = eng_io_unlink(svc->io, path);
 	free(path);
-	return r < 0 ? fmt_fail(err, r, "%s: %s", dir, strerror(-r)) : 0;
+	return r < 0 ? r : eng_path_sync_dir(svc->io, o->dir);
+}
+
+static int write_dir(struct vmimg_service *svc, char *dir, const char *text, struct fmt_error *err)
+{
+	struct out o;
+	int r = out_init(&o, dir);
+
+	if (r == 0)
+		r = take_part(svc, &o);
+	if (r == -EBUSY)
+		fmt_fail(err, r, "%s: another export is making it", o.part);
+	if (r == 0)
+		r = fill_part(svc, &o, text);
+	if (r == 0)
+		r = drop_lock(svc, &o);
+	out_fini(svc, &o);
+	return r < 0 && r != -EBUSY ? fmt_fail(err, r, "%s: %s", dir, strerror(-r)) : r;
 }
 
 static int run(struct vmimg_service *svc, void *arg, struct eng_progress *progress,

@@ -459,10 +459,31 @@ void api_job_row(struct vmimg_service *svc, uint16_t type, const char *name, con
 	ret->changed_ns = ret->submitted_ns;
 }
 
+/* Somebody may have found the row while it said Running, and waits. */
+static void end_found(struct vmimg_service *svc, const struct fmt_uuid *id)
+{
+	struct vmimg_job *job;
+	struct cat_job row;
+	bool running = false;
+
+	pthread_mutex_lock(&svc->lock);
+	job = api_job_find_locked(svc, id);
+	if (job) {
+		pthread_mutex_lock(&job->lock);
+		running = !api_job_state_is_final(job->row.state);
+		pthread_mutex_unlock(&job->lock);
+	}
+	if (running && eng_catalog_get_job(svc->store->catalog, id, &row) == 0 &&
+	    api_job_state_is_final(row.state))
+		api_job_end_locked(job, &row);
+	pthread_mutex_unlock(&svc->lock);
+}
+
 void api_job_hand_out(struct vmimg_service *svc, const struct cat_job *row, struct vmimg_job **job)
 {
 	char id[FMT_UUID_TEXT];
 
+	end_found(svc, &row->id);
 	if (!job)
 		return;
 	fmt_uuid_format(&row->id, id);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "api/describe.h"
+#include "api/destroy.h"
 #include "api/prune_plan.h"
 #include "engine/store/hold.h"
 
@@ -61,7 +62,6 @@ static int gather(struct prune *p)
 		p->snaps[p->count] = p->snaps[i];
 		item->time_ns = time_of(&p->snaps[i]);
 		item->automatic = p->snaps[i].automatic;
-		item->automatic = p->snaps[i].automatic;
 		item->in_use = eng_store_is_read(store, &p->snaps[i].id);
 		r = is_held(p, &p->snaps[i].id, &item->held);
 		p->count++;
@@ -73,7 +73,7 @@ static int gather(struct prune *p)
 
 /*
  * RT-7: what changed since the decision is looked at again; a hold that comes later than that wins,
- * too (HD-2).
+ * too (HD-2). What has got the name of one that is gone was not decided on.
  */
 static uint32_t delete_one(struct prune *p, size_t i, struct vmimg_error *err)
 {
@@ -86,7 +86,7 @@ static uint32_t delete_one(struct prune *p, size_t i, struct vmimg_error *err)
 		return VMIMG_OK;
 	}
 	api_name_join(name, p->snaps[i].collection_name, '@', p->snaps[i].name);
-	code = vmimg_destroy_snapshot(p->svc, name, NULL, err);
+	code = api_destroy_snapshot(p->svc, name, &p->snaps[i].id, NULL, err);
 	if (code == VMIMG_INVALID_STATE && is_held(p, &p->snaps[i].id, &p->items[i].held) == 0 &&
 	    p->items[i].held) {
 		p->items[i].keep = true;

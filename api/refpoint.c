@@ -16,6 +16,8 @@
 #include "api/job.h"
 #include "engine/snapshot/refpoint.h"
 
+#define TRIES 8u /* of a name that we make */
+
 static struct eng_catalog *catalog_of(const struct vmimg_service *svc)
 {
 	return svc->store->catalog;
@@ -117,9 +119,9 @@ uint32_t vmimg_convert_to_reference_point(struct vmimg_service *svc, const char 
 					  struct vmimg_error *err)
 {
 	char collection[CAT_NAME_MAX], name[CAT_NAME_MAX], made[CAT_NS_MAX];
+	bool marked = false, given = result && result->name[0];
 	struct cat_refpoint point = {0};
 	struct fmt_error why = {""};
-	bool marked = false;
 	struct cat_job row;
 	uint32_t code;
 	int r;
@@ -137,6 +139,14 @@ uint32_t vmimg_convert_to_reference_point(struct vmimg_service *svc, const char 
 	api_job_row(svc, VMIMG_JOB_TYPE_CONVERT_TO_REFPOINT, made, "converting", &row);
 	row.affected = point.id;
 	r = eng_refpoint_convert(svc->store, collection, name, &point, &row, &marked, &why);
+	/* Two at once make the same name: it was free for both. */
+	for (unsigned i = 0; r == -EEXIST && !marked && !given && i < TRIES; i++) {
+		why.text[0] = 0;
+		default_name(svc, collection, name, point.name);
+		snprintf(point.element_name, sizeof(point.element_name), "%s", point.name);
+		api_name_join(row.name, collection, '#', point.name);
+		r = eng_refpoint_convert(svc->store, collection, name, &point, &row, &marked, &why);
+	}
 	if (r < 0)
 		return answer_conversion(err, r, marked, &why, snapshot);
 	tell_converted(svc, &point, snapshot);

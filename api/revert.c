@@ -16,9 +16,12 @@
 #include "api/job.h"
 #include "api/settings.h"
 
+#define TRIES 8u /* of a name that we make */
+
 struct request {
 	char collection[CAT_NAME_MAX], name[CAT_NAME_MAX];
 	struct eng_revert how;
+	bool named; /* the kept state, by the caller */
 };
 
 static int read_setting(void *arg, const char *name, const json_t *value, struct fmt_error *err)
@@ -67,7 +70,8 @@ static uint32_t read_request(struct vmimg_service *svc, const char *snapshot, co
 	req->how.collection = req->collection;
 	req->how.name = req->name;
 	eng_store_new_id(svc->store, &req->how.kept_id);
-	if (!req->how.kept_name[0])
+	req->named = req->how.kept_name[0];
+	if (!req->named)
 		api_name_by_time(svc, req->collection, "auto", req->how.kept_name);
 	api_job_row(svc, VMIMG_JOB_TYPE_APPLY_SNAPSHOT, snapshot, "reverting", &req->how.job);
 	return VMIMG_OK;
@@ -133,6 +137,12 @@ uint32_t vmimg_apply_snapshot(struct vmimg_service *svc, const char *snapshot, c
 	if (code)
 		return code;
 	r = eng_store_revert(svc->store, &req.how, &why, &res);
+	/* Two at once make the same name: it was free for both. */
+	for (unsigned i = 0; r == -EEXIST && !req.named && i < TRIES; i++) {
+		why.text[0] = 0;
+		api_name_by_time(svc, req.collection, "auto", req.how.kept_name);
+		r = eng_store_revert(svc->store, &req.how, &why, &res);
+	}
 	if (r < 0)
 		return api_answer_why(err, answer_of(r), r, &why, snapshot);
 	document = result_document(snapshot, &req, &res);

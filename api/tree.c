@@ -225,11 +225,12 @@ static int tree_branches(struct vmimg_service *svc, const struct cat_disk *disk,
 
 static int tree_disk(struct vmimg_service *svc, const void *row, json_t **ret)
 {
-	const struct cat_disk *disk = row;
+	struct cat_disk now = *(const struct cat_disk *)row;
+	const struct cat_disk *disk = &now;
 	json_t *chain = NULL, *branches = NULL;
 	struct cat_layer *layers = NULL;
 	size_t count = 0;
-	int r = eng_catalog_chain(catalog_of(svc), &disk->head, &layers, &count);
+	int r = api_disk_chain(svc, &now, &layers, &count);
 
 	if (r == 0)
 		r = api_json_rows(svc, layers, count, sizeof(*layers), tree_layer, &chain);

@@ -72,32 +72,51 @@ int vmimg_vm_create_with(struct vmimg_service *svc, const char *vm,
 	return 0;
 }
 
-/* QU-4: freezes of agents that are not the VM's any more are nobody's to thaw. */
-static int put_agent(struct vmimg_service *svc, const struct cat_vm *row, struct fmt_error *why)
+/*
+ * QU-4: freezes of agents that are not the VM's any more are nobody's to thaw. In the transaction: a VM that
+ * was deleted since @row was read must not come back.
+ */
+static int put_rows(struct vmimg_service *svc, const struct cat_vm *row)
 {
 	struct eng_catalog *cat = svc->store->catalog;
 	struct cat_freeze *freezes = NULL;
+	struct cat_vm now;
 	size_t count = 0;
-	int r = eng_catalog_list_freezes(cat, &row->id, &freezes, &count);
+	int r = eng_catalog_get_vm(cat, row->name, &now);
 
+	if (r == 0 && !fmt_uuid_equal(&now.id, &row->id))
+		r = -ENOENT;
 	if (r == 0)
-		r = eng_catalog_begin(cat);
-	if (r < 0)
-		goto out;
-	eng_catalog_put_vm(cat, row);
-	for (size_t i = 0; i < count; i++)
+		r = eng_catalog_list_freezes(cat, &row->id, &freezes, &count);
+	if (r == 0)
+		r = eng_catalog_put_vm(cat, row);
+	for (size_t i = 0; r == 0 && i < count; i++)
 		if (strcmp(freezes[i].socket, row->guest_agent) != 0)
-			eng_catalog_remove_freeze(cat, &row->id, freezes[i].socket);
+			r = eng_catalog_remove_freeze(cat, &row->id, freezes[i].socket);
+	free(freezes);
+	return r;
+}
+
+static int put_agent(struct vmimg_service *svc, const struct cat_vm *row, struct fmt_error *why)
+{
+	struct eng_catalog *cat = svc->store->catalog;
+	int r = eng_catalog_begin(cat);
+
+	if (r < 0)
+		return r;
+	r = put_rows(svc, row);
+	if (r < 0) {
+		eng_catalog_rollback(cat);
+		return r == -ENOENT ? fmt_fail(why, r, "vm %s: deleted meanwhile", row->name) : r;
+	}
 	r = eng_catalog_commit(cat, why);
 	if (r < 0)
-		goto out;
+		return r;
 	pthread_mutex_lock(&svc->lock);
 	api_thaw_forget_locked(svc, &row->id, row->guest_agent);
 	pthread_mutex_unlock(&svc->lock);
 	api_event_change(svc, "vm", "changed", row->name);
-out:
-	free(freezes);
-	return r;
+	return 0;
 }
 
 /* The VM that a call is about. */

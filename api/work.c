@@ -233,12 +233,14 @@ int api_work_begin(struct vmimg_service *svc, const struct api_work *work, struc
 	int r;
 
 	api_work_row(svc, work, &row);
+	/* Nobody finds the row before there is the object that will say how it ended. */
+	pthread_mutex_lock(&svc->lock);
 	r = create_job(svc, work, &row, NULL, &job);
+	if (r == 0)
+		api_job_list_locked(job);
+	pthread_mutex_unlock(&svc->lock);
 	if (r < 0)
 		return r;
-	pthread_mutex_lock(&svc->lock);
-	api_job_list_locked(job);
-	pthread_mutex_unlock(&svc->lock);
 	api_job_tell(job);
 	*ret = job;
 	return 0;

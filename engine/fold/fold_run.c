@@ -557,19 +557,37 @@ static int punch_instead(struct eng_folder *folder, const struct fmt_uuid *disk,
 	return punched;
 }
 
+/*
+ * Nothing is claimed until the commit: a deletion, or a revert, may take away what was found. That is no
+ * failure of the fold's; what is wrong with a layer that is there is one.
+ */
+static int stale_if_gone(struct eng_store *store, const struct cat_layer *rows, size_t count, int r)
+{
+	struct cat_layer now;
+
+	for (size_t i = 0; r < 0 && r != -ECANCELED && i < count; i++)
+		if (eng_catalog_get_layer(store->catalog, &rows[i].id, &now) == -ENOENT)
+			return -ESTALE;
+	return r;
+}
+
 int eng_fold_disk(struct eng_folder *folder, const struct fmt_uuid *disk, bool patient,
 		  struct fmt_error *err, bool *later)
 {
 	struct fold *f = calloc(1, sizeof(*f));
 	struct eng_progress *watched;
+	uint64_t changes;
 	int r;
 
 	if (!f)
 		return -ENOMEM;
 	f->folder = folder;
+	changes = eng_catalog_changes(folder->store->catalog);
 	r = plan(f, disk, patient, later);
 	if ((r == 0 && !f->count) || r == -ENOSPC)
 		r = punch_instead(folder, disk, r, err, later);
+	if (r == -ENOENT && eng_catalog_changes(folder->store->catalog) != changes)
+		r = -ESTALE; /* a layer that was found and taken away; if not, the next look says so */
 	if (r == -ENOSPC)
 		r = fmt_fail(err, r, "joining layers waits for free space (SG-4)");
 	/*
@@ -594,6 +612,8 @@ int eng_fold_disk(struct eng_folder *folder, const struct fmt_uuid *disk, bool p
 		else if (!f->into_base && !eng_catalog_poisoned(folder->store->catalog))
 			eng_io_unlink(folder->store->io, f->result->path);
 	}
+	if (f)
+		r = stale_if_gone(folder->store, f->rows, f->count, r);
 	end(folder, watched, r, err);
 	r = r < 0 ? r : 1;
 out:

@@ -79,8 +79,12 @@ int eng_branch_create_overlays(struct eng_branch *b, struct fmt_error *err)
 int eng_branch_recheck(struct eng_branch *b, struct fmt_error *err)
 {
 	struct cat_snapshot snap;
+	int r = eng_catalog_find_snapshot(b->store->catalog, b->collection, b->name, err, &snap);
 
-	return eng_catalog_find_snapshot(b->store->catalog, b->collection, b->name, err, &snap);
+	if (r == 0 && !fmt_uuid_equal(&snap.id, &b->snap.id))
+		r = fmt_fail(err, -ENOENT, "%s@%s: deleted, and another one made", b->collection,
+			     b->name);
+	return r;
 }
 
 void eng_branch_put_head(struct eng_branch *b, struct eng_member *m)

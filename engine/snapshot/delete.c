@@ -19,15 +19,34 @@
 
 #define GROUP 64u /* members whose layers are open at a time */
 
-static int mark(struct eng_store *store, const char *collection, const char *name,
-		const struct cat_job *job, struct cat_snapshot *ret, struct fmt_error *err)
+/* Which one: by its names, or, where @id is not NULL, by that alone. */
+struct which {
+	const char *collection, *name;
+	const struct fmt_uuid *id;
+};
+
+static int find(struct eng_catalog *cat, const struct which *w, struct cat_snapshot *ret,
+		struct fmt_error *err)
+{
+	int r;
+
+	if (!w->id)
+		return eng_catalog_find_snapshot(cat, w->collection, w->name, err, ret);
+	r = eng_catalog_get_snapshot_id(cat, w->id, ret);
+	if (r == 0 && ret->state != CAT_SNAPSHOT_COMPLETE)
+		r = -ENOENT;
+	return r == -ENOENT ? fmt_fail(err, r, "the snapshot is gone") : r;
+}
+
+static int mark(struct eng_store *store, const struct which *w, const struct cat_job *job,
+		struct cat_snapshot *ret, struct fmt_error *err)
 {
 	struct eng_catalog *cat = store->catalog;
 	int r = eng_catalog_begin(cat);
 
 	if (r < 0)
 		return r;
-	r = eng_catalog_find_snapshot(cat, collection, name, err, ret);
+	r = find(cat, w, ret, err);
 	if (r == 0)
 		r = eng_store_check_held(cat, ret, err); /* HD-2 */
 	if (r < 0) {
@@ -205,16 +224,34 @@ int eng_store_end_deletion(struct eng_store *store, const struct cat_snapshot *s
 	return r;
 }
 
+static int run(struct eng_store *store, const struct which *w, struct cat_job *job, bool *marked,
+	       struct fmt_error *err)
+{
+	struct cat_snapshot snap;
+	int r = mark(store, w, job, &snap, err);
+
+	*marked = r == 0;
+	return r == 0 ? eng_store_end_deletion(store, &snap, job, err) : r;
+}
+
 int eng_store_delete_snapshot(struct eng_store *store, const char *collection, const char *name,
 			      struct cat_job *job, bool *marked, struct fmt_error *err)
 {
-	struct cat_snapshot snap;
-	int r = mark(store, collection, name, job, &snap, err);
+	const struct which w = {.collection = collection, .name = name};
+	int r = run(store, &w, job, marked, err);
 
-	*marked = r == 0;
-	if (r == 0)
-		r = eng_store_end_deletion(store, &snap, job, err);
 	if (r < 0 && err && !err->text[0])
 		fmt_fail(err, r, "%s@%s: cannot delete: %s", collection, name, strerror(-r));
+	return r;
+}
+
+int eng_store_delete_snapshot_id(struct eng_store *store, const struct fmt_uuid *id,
+				 struct cat_job *job, bool *marked, struct fmt_error *err)
+{
+	const struct which w = {.id = id};
+	int r = run(store, &w, job, marked, err);
+
+	if (r < 0 && err && !err->text[0])
+		fmt_fail(err, r, "cannot delete: %s", strerror(-r));
 	return r;
 }

@@ -411,15 +411,22 @@ static int wait_let_go(struct flatten *f)
 	return f->swapped;
 }
 
-/* FT-4: a worker that could not (no memory) is asked again, until it has, or its disk is detached. */
+/*
+ * FT-4: a worker that could not (no memory) is asked again, until it has, or its disk is detached. The disks
+ * are found by the new base: what stood on it may have been folded since, or be gone with its disk.
+ */
 static void swap_until_done(struct flatten *f)
 {
 	struct eng_users users;
+	int r;
 
 	while (wait_let_go(f) < 0) {
-		do
+		do {
 			eng_io_sleep_ns(f->store->io, RETRY_NS);
-		while (eng_users_claim(f->store, &lowest(f)->id, &users) < 0);
+			r = eng_users_claim(f->store, &f->hdr.layer_id, &users);
+		} while (r < 0 && r != -ENOENT);
+		if (r == -ENOENT)
+			return;
 		eng_users_swap(&users, f->base, f->ids, (uint32_t)f->foreign, let_go, f);
 		eng_users_release(&users);
 	}

@@ -239,7 +239,10 @@ static int commit(struct revert *rv, struct fmt_error *err)
 		eng_catalog_rollback(cat);
 		return r;
 	}
-	return eng_catalog_commit(cat, err);
+	r = eng_catalog_commit(cat, err);
+	return r == -EEXIST ? fmt_fail(err, r, "%s@%s: the name is taken", rv->b.collection,
+				       rv->how->kept_name)
+			    : r;
 }
 
 /* --- all of it --- */

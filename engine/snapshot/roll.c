@@ -68,6 +68,7 @@ const struct eng_disk_ops eng_store_disk_ops = {.roll = ask_roll};
 
 #define MUCH     (64ull << 20) /* bytes that are worth a cut */
 #define CLAIM_NS 1000000000ull
+#define LOOKS    8u /* at a chain that changes */
 
 /* Whether a fold could join the head and *@beneath, if both were sealed. */
 static int find_beneath(struct eng_store *store, const struct cat_disk *disk,
@@ -128,6 +129,34 @@ int eng_roll_pays(struct eng_store *store, const struct fmt_uuid *id, bool *ret)
 	return r == 0 && *ret ? pays(store, &disk, &beneath, ret) : r;
 }
 
+static int look_once(struct eng_store *store, const struct cat_disk *disk, bool whole,
+		     struct fmt_error *err, bool *ret)
+{
+	struct cat_layer beneath;
+	int r = find_beneath(store, disk, &beneath, ret);
+
+	if (r < 0 || !*ret)
+		return r;
+	return whole ? holds(store, disk, &beneath, err, ret) : pays(store, disk, &beneath, ret);
+}
+
+/* Nothing is claimed: a layer that is gone when it is looked for was folded, or its disk is gone, too. */
+static int look(struct eng_store *store, const struct fmt_uuid *id, bool whole,
+		struct fmt_error *err, bool *ret)
+{
+	int r = -ENOENT;
+
+	for (unsigned i = 0; r == -ENOENT && i < LOOKS; i++) {
+		struct cat_disk disk;
+
+		*ret = false;
+		if (eng_catalog_get_disk_id(store->catalog, id, &disk) == -ENOENT)
+			return 0;
+		r = look_once(store, &disk, whole, err, ret);
+	}
+	return r;
+}
+
 int eng_roll_disk(struct eng_store *store, const struct fmt_uuid *id, bool whole,
 		  struct fmt_error *err)
 {
@@ -135,22 +164,19 @@ int eng_roll_disk(struct eng_store *store, const struct fmt_uuid *id, bool whole
 	struct cat_layer beneath;
 	struct cat_disk disk;
 	bool fits = false;
-	int r = eng_catalog_get_disk_id(store->catalog, id, &disk);
+	int r = look(store, id, whole, err, &fits);
 
-	if (r == 0)
-		r = find_beneath(store, &disk, &beneath, &fits);
-	if (r == 0 && fits)
-		r = whole ? holds(store, &disk, &beneath, err, &fits)
-			  : pays(store, &disk, &beneath, &fits);
 	if (r < 0 || !fits)
 		return r;
 	r = eng_entry_claim(store, id, eng_io_now_ns(store->io) + CLAIM_NS, &entry);
 	if (r < 0)
 		return r;
-	/* It may have been snapshotted, reverted or rolled meanwhile. */
+	/* It may have been snapshotted, reverted, rolled or deleted meanwhile. */
 	r = eng_catalog_get_disk_id(store->catalog, id, &disk);
 	if (r == 0)
 		r = find_beneath(store, &disk, &beneath, &fits);
+	else if (r == -ENOENT)
+		r = fits = 0;
 	if (r == 0 && fits)
 		r = eng_roll_run(entry, err);
 	if (r == 0 && fits && entry->disk)

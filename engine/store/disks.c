@@ -30,9 +30,8 @@ static int check_new(struct making *m, struct fmt_error *err)
 {
 	const struct eng_disk_make *make = m->make;
 	struct eng_catalog *cat = m->store->catalog;
-	struct cat_disk *rows = NULL, taken;
+	struct cat_disk taken;
 	struct cat_vm vm;
-	size_t n = 0;
 	int r = eng_catalog_get_vm(cat, make->vm, &vm);
 
 	if (r < 0)
@@ -43,15 +42,8 @@ static int check_new(struct making *m, struct fmt_error *err)
 	if (eng_store_vm_in_cut(m->store, &vm.id))
 		return fmt_fail(err, -EBUSY, "%s: a snapshot of its collection is being created",
 				make->vm);
-	r = eng_catalog_list_disks(cat, &vm.id, &rows, &n);
-	if (r < 0)
-		return r;
 	m->disk.vm = vm.id;
 	strcpy(m->disk.name, make->name);
-	for (size_t i = 0; i < n; i++)
-		if (rows[i].position >= m->disk.position)
-			m->disk.position = rows[i].position + 1;
-	free(rows);
 	eng_store_new_id(m->store, &m->disk.id);
 	eng_store_new_id(m->store, &m->base.id);
 	m->disk.block_bits = make->block_bits ? make->block_bits : FMT_BLOCK_BITS_MIN;
@@ -313,6 +305,20 @@ static int begin_outside_cuts(struct making *m, struct fmt_error *err)
 	}
 }
 
+/* Behind the VM's others, in the transaction: two that are made at once get different places. */
+static int choose_position(struct making *m)
+{
+	struct cat_disk *rows = NULL;
+	size_t n = 0;
+	int r = eng_catalog_list_disks(m->store->catalog, &m->disk.vm, &rows, &n);
+
+	for (size_t i = 0; i < n; i++)
+		if (rows[i].position >= m->disk.position)
+			m->disk.position = rows[i].position + 1;
+	free(rows);
+	return r;
+}
+
 static int put_rows(struct making *m, struct fmt_error *err)
 {
 	struct eng_catalog *cat = m->store->catalog;
@@ -320,6 +326,11 @@ static int put_rows(struct making *m, struct fmt_error *err)
 
 	if (r < 0)
 		return r;
+	r = choose_position(m);
+	if (r < 0) {
+		eng_catalog_rollback(cat);
+		return r;
+	}
 	eng_catalog_put_disk(cat, &m->disk);
 	eng_catalog_put_layer(cat, &m->base);
 	if (m->has_overlay)
@@ -433,25 +444,40 @@ static int remove_beneath(struct eng_store *store, const struct cat_layer *layer
 	return r;
 }
 
+/* In the transaction. Readers are asked for behind clones: whoever makes one independent reads on (FT-4). */
+static int check_unused(struct eng_store *store, const struct cat_disk *disk,
+			const struct cat_layer *layers, size_t n, struct fmt_error *err)
+{
+	int r = snapshot_holds(store, disk, layers, n, err);
+
+	if (r == 0)
+		r = clone_stands_on(store, disk, layers, n, err);
+	if (r == 0 && eng_garbage_is_read(store, &disk->id))
+		r = fmt_fail(err, -EBUSY, "%s/%s: attached", disk->vm_name, disk->name);
+	return r;
+}
+
 static int delete_rows(struct eng_store *store, const struct cat_disk *disk,
-		       const struct cat_layer *layers, size_t n, struct eng_garbage *g,
+		       struct cat_layer **layers, size_t *n, struct eng_garbage *g,
 		       struct fmt_error *err)
 {
 	int r = eng_catalog_begin(store->catalog);
 
 	if (r < 0)
 		return fmt_fail(err, r, "cannot begin in the catalog: %s", strerror(-r));
-	r = clone_stands_on(store, disk, layers, n, err);
+	r = eng_catalog_list_layers(store->catalog, &disk->id, layers, n);
+	if (r == 0)
+		r = check_unused(store, disk, *layers, *n, err);
 	if (r < 0) {
 		eng_catalog_rollback(store->catalog);
 		return r;
 	}
 	eng_catalog_lose_refpoints(store->catalog, &disk->id); /* RP-10 */
-	for (size_t i = n; i-- > 0;)
-		eng_catalog_remove_layer(store->catalog, &layers[i].id);
+	for (size_t i = *n; i-- > 0;)
+		eng_catalog_remove_layer(store->catalog, &(*layers)[i].id);
 	eng_catalog_remove_disk(store->catalog, &disk->id);
-	r = remove_beneath(store, layers, n,
-			   g); /* its own are gone: the parents left are others' */
+	/* Its own are gone: the parents left are others'. */
+	r = remove_beneath(store, *layers, *n, g);
 	if (r < 0) {
 		eng_catalog_rollback(store->catalog);
 		return r;
@@ -495,13 +521,9 @@ static int delete_claimed(struct eng_entry *entry, const struct cat_disk *disk,
 	size_t n = 0;
 	int r;
 
-	if (entry->disk || entry->readers)
+	if (entry->disk)
 		return fmt_fail(err, -EBUSY, "%s/%s: attached", disk->vm_name, disk->name);
-	r = eng_catalog_list_layers(store->catalog, &disk->id, &layers, &n);
-	if (r == 0)
-		r = snapshot_holds(store, disk, layers, n, err);
-	if (r == 0)
-		r = delete_rows(store, disk, layers, n, &garbage, err);
+	r = delete_rows(store, disk, &layers, &n, &garbage, err);
 	if (r == 0) {
 		eng_entry_drop_standby(entry);
 		eng_entry_set_tail(entry, NULL);

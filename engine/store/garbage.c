@@ -97,6 +97,10 @@ void eng_garbage_fini(struct eng_garbage *g)
 	*g = (struct eng_garbage){0};
 }
 
+/*
+ * Readers are asked for in the transaction: one that comes later looks its layers up behind it, and what a
+ * flatten still uses has a reader before its own transaction (FT-4).
+ */
 static int sweep_claimed(struct eng_store *store, const struct fmt_uuid *disk)
 {
 	struct eng_garbage g = {0};
@@ -104,7 +108,7 @@ static int sweep_claimed(struct eng_store *store, const struct fmt_uuid *disk)
 
 	if (r < 0)
 		return r;
-	r = eng_garbage_rows(store, disk, &g);
+	r = eng_garbage_is_read(store, disk) ? -EBUSY : eng_garbage_rows(store, disk, &g);
 	if (r < 0)
 		eng_catalog_rollback(store->catalog);
 	else
@@ -122,10 +126,7 @@ static int sweep_once(struct eng_store *store, const struct fmt_uuid *disk)
 
 	if (r < 0)
 		return r;
-	if (entry->in_cut || eng_garbage_is_read(store, disk))
-		r = -EBUSY;
-	else
-		r = sweep_claimed(store, disk);
+	r = entry->in_cut ? -EBUSY : sweep_claimed(store, disk);
 	eng_entry_release(entry);
 	return r;
 }

@@ -192,6 +192,13 @@ void eng_store_checkpoint(struct eng_store *store);
 int eng_store_delete_snapshot(struct eng_store *store, const char *collection, const char *name,
 			      struct cat_job *job, bool *marked, struct fmt_error *err);
 
+/*
+ * The same of that one, whatever it is called and whatever has come to be called so: for who has looked at it
+ * before and decided. -ENOENT: it is gone.
+ */
+int eng_store_delete_snapshot_id(struct eng_store *store, const struct fmt_uuid *id,
+				 struct cat_job *job, bool *marked, struct fmt_error *err);
+
 /* What follows a mark, DELETING in the catalog: boundaries, row, @job's end, folds (DL-2, DL-3). */
 int eng_store_end_deletion(struct eng_store *store, const struct cat_snapshot *snap,
 			   struct cat_job *job, struct fmt_error *err);

@@ -109,9 +109,9 @@ static void merge(struct eng_import_run *run, struct eng_import_result *ret)
 
 	if (!run->m->has_base || intent != FMT_INTENT_MERGE || run->base.row.refpoint)
 		return;
-	if (eng_store_delete_snapshot(run->store, run->collection.name, run->base.row.name, &none,
-				      &marked, &why) < 0)
-		snprintf(ret->warning, sizeof(ret->warning), "%s", why.text);
+	if (eng_store_delete_snapshot_id(run->store, &run->base.row.id, &none, &marked, &why) < 0)
+		snprintf(ret->warning, sizeof(ret->warning), "%.100s: %.140s", run->base.row.name,
+			 why.text);
 	else
 		ret->merged = true;
 }

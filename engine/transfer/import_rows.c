@@ -496,7 +496,9 @@ static int check_new_disk(struct eng_import_run *run, uint32_t i)
 	struct cat_vm vm;
 	int r;
 
-	if (eng_store_vm_in_cut(run->store, &d->vm.id))
+	/* CU-4: neither its VM nor the collection that this is to be a member of. */
+	if (eng_store_vm_in_cut(run->store, &d->vm.id) ||
+	    eng_store_collection_in_cut(run->store, &run->collection.id))
 		return fmt_fail(run->err, -EBUSY, "%s: a snapshot is being created", d->vm.name);
 	r = eng_catalog_get_vm(cat, d->vm.name, &vm);
 	if (d->new_vm && (r == 0 || !vm_id_is_free(run, &d->vm.id)))

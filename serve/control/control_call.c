@@ -291,11 +291,13 @@ static void follow(struct srv_server *server, const char *disk)
 {
 	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 	char *text = NULL;
+	int r;
 
 	pthread_mutex_lock(&lock);
-	if (vmimg_describe(server->svc, VMIMG_KIND_BRIEF | VMIMG_KIND_DISK, disk, NULL, &text) == 0)
+	r = vmimg_describe(server->svc, VMIMG_KIND_BRIEF | VMIMG_KIND_DISK, disk, NULL, &text);
+	if (r == 0)
 		srv_vhost_disk_added(server->vhost, disk);
-	else
+	else if (r == -ENOENT) /* not where it cannot be told: a guest may be using it */
 		srv_vhost_disk_removed(server->vhost, disk);
 	vmimg_free(text);
 	pthread_mutex_unlock(&lock);
