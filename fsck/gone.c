@@ -230,8 +230,9 @@ int fsck_gone_masks(struct fsck_store *s)
 			child = &s->nodes[j];
 			children++;
 		}
-		if (!n->reached && !children)
-			continue; /* nobody reads it; it is reported as such */
+		/* Nobody reads an end that at most a reference point refers to (RP-13). */
+		if (!children && fmt_uuid_is_none(&n->snapshot) && n->state == CAT_LAYER_SEALED)
+			continue;
 		fsck_at(s->f, "%s", n->name);
 		if (children != 1 || !fmt_uuid_is_none(&n->snapshot) ||
 		    child->kind != FMT_KIND_OVERLAY || child->state != CAT_LAYER_SEALED)

@@ -160,4 +160,26 @@ static inline void expect_sound(const char *when)
 	must(fsck_run(machine, dir, note_finding, (void *)when, &err, &sum) == 0);
 }
 
+/* A reference point "p" of that layer of the disk. */
+static inline void put_point(const struct fmt_uuid *layer)
+{
+	struct cat_refpoint point = {.name = "p", .type = 2, .consistency = 2, .disks = 1};
+	struct cat_refpoint_disk row = {.vm_name = "a", .disk_name = "d0", .size = SIZE};
+	struct cat_collection coll;
+	struct cat_disk d;
+
+	must(eng_catalog_get_collection(store->catalog, "c", &coll) == 0);
+	must(eng_catalog_get_disk(store->catalog, "a", "d0", &d) == 0);
+	eng_store_new_id(store, &point.id);
+	point.collection = coll.id;
+	row.refpoint = row.rct = point.id;
+	row.disk = d.id;
+	row.vm = d.vm;
+	row.layer = *layer;
+	must(eng_catalog_begin(store->catalog) == 0);
+	eng_catalog_put_refpoint(store->catalog, &point);
+	eng_catalog_put_refpoint_disk(store->catalog, &row);
+	must(eng_catalog_commit(store->catalog, &err) == 0);
+}
+
 #endif

@@ -5,6 +5,8 @@
  */
 #include "engine/fold/fold_impl.h"
 #include "engine/fold/punch.h"
+#include "engine/snapshot/revert.h"
+#include "engine/store/garbage.h"
 #include "engine/transfer/verify.h"
 #include "tests/unit/engine_store.h"
 
@@ -573,6 +575,54 @@ Test(sim_punch, the_checker_knows_what_may_be_gone)
 		finish();
 		stop();
 	}
+}
+
+static void remove_ends(void)
+{
+	struct eng_garbage gone = {0};
+	struct cat_disk d;
+
+	must(eng_catalog_get_disk(store->catalog, "a", "d0", &d) == 0);
+	must(eng_refpoint_leave_ends(store, &d.id, &err) == 0);
+	must(eng_catalog_begin(store->catalog) == 0);
+	must(eng_garbage_rows(store, &d.id, &gone) == 0);
+	must(eng_catalog_commit(store->catalog, &err) == 0);
+	eng_garbage_files(store, &gone);
+	eng_garbage_fini(&gone);
+}
+
+/* PU-2, RP-13: the mask goes first where nobody but a reference point needs the end of a branch. */
+Test(sim_punch, an_end_that_only_a_point_refers_to_is_sound)
+{
+	struct eng_revert how = {.collection = "c", .name = "s0"};
+	struct eng_revert_result done = {0};
+	struct fsck_summary sum = {0};
+	struct cat_layer upper;
+
+	begin_one();
+	make_layers();
+	drop("s1");
+	turn_until(all_sealed());
+	cr_assert_eq(look(true), 1);
+	detach(0);
+	upper = layer_at(2);
+	put_point(&upper.id);
+	must(eng_store_revert(store, &how, &err, &done) == 0);
+	free(done.untouched);
+	drop("s2");
+	remove_ends();
+	cr_expect_eq(layers(), 3, "the mask has gone");
+	cr_expect_eq(gone_at(1), MASKED);
+	close_store();
+	nfound = 0;
+	must(fsck_run(machine, dir, note_rule, NULL, &err, &sum) == 0);
+	cr_expect_eq(nfound, 0, "%s", found[0]);
+	open_store();
+	remove_ends();
+	cr_expect_eq(layers(), 2);
+	close_store();
+	finish();
+	stop();
 }
 
 /* --- the death of the host --- */
