@@ -529,12 +529,28 @@ out:
 
 void eng_catalog_keep_reserve(struct eng_catalog *cat)
 {
+	cat->reserved = true;
 	eng_catalog_vfs_keep_reserve(cat->vfs);
 }
 
 uint64_t eng_catalog_reserve(struct eng_catalog *cat)
 {
 	return eng_catalog_vfs_reserve(cat->vfs);
+}
+
+/*
+ * CT-6, CT-13: the log is emptied, unless it has all that is kept aside: on a full disk others would take its
+ * blocks, and the next open would find none to write to.
+ */
+static void catalog_clear_log(struct eng_catalog *cat)
+{
+	if (cat->reserved && eng_catalog_reserve(cat) == 0) {
+		catalog_checkpoint(cat, SQLITE_CHECKPOINT_PASSIVE);
+		eng_catalog_vfs_keep_reserve(cat->vfs);
+		if (eng_catalog_reserve(cat) == 0)
+			return;
+	}
+	catalog_checkpoint(cat, SQLITE_CHECKPOINT_TRUNCATE);
 }
 
 void eng_catalog_close(struct eng_catalog *cat)
@@ -545,7 +561,7 @@ void eng_catalog_close(struct eng_catalog *cat)
 	eng_catalog_finalize(cat);
 	/* A catalog that was only looked at is left as it was. */
 	if (cat->changed && !cat->poisoned)
-		catalog_checkpoint(cat, SQLITE_CHECKPOINT_TRUNCATE);
+		catalog_clear_log(cat);
 	sqlite3_close(cat->db);
 	eng_catalog_vfs_destroy(cat->vfs);
 	pthread_mutex_destroy(&cat->lock);

@@ -26,6 +26,7 @@ struct eng_catalog {
 	int txn_error;        /* its first failure */
 	struct fmt_error txn_text;
 	bool changed;   /* something was committed since open */
+	bool reserved;  /* CT-13: space is kept aside for it */
 	int log_frames; /* committed and not checkpointed, as far as known */
 };
 

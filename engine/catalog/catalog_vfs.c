@@ -23,6 +23,7 @@
 #define WAL_FRAME_HEADER 24
 #define WAL_COMMIT_SIZE  4 /* offset in a frame header: not zero in a transaction's last frame */
 #define WAL_FRAME        (WAL_FRAME_HEADER + 4096)
+#define LOG_ROOM         65536u /* that the log is allocated ahead, where there is so much */
 
 struct eng_catalog_vfs {
 	sqlite3_vfs base; /* pAppData points back here */
@@ -37,6 +38,7 @@ struct vfs_file {
 	sqlite3_file base;
 	struct eng_catalog_vfs *vfs;
 	struct eng_file *file;
+	uint64_t end; /* of the log: where its blocks end */
 	bool is_log;
 };
 
@@ -111,19 +113,74 @@ static bool log_write_may_commit(const uint8_t *buf, uint64_t len, uint64_t offs
 	return in_frame < WAL_FRAME_HEADER || in_frame + len > WAL_FRAME;
 }
 
+static bool is_full(int r)
+{
+	return r == -ENOSPC || r == -EDQUOT || r == -EFBIG;
+}
+
+static int allocate(struct vfs_file *f, uint64_t offset, uint64_t len)
+{
+	int r = eng_io_allocate(f->vfs->io, f->file, offset, len);
+
+	if (r == 0 && f->end < offset + len)
+		f->end = offset + len;
+	return r;
+}
+
+/*
+ * CT-13: what the reserve gives up becomes the log's own at once, from @offset on. Left free it would be
+ * gone with the next writes of the guests that fill the disk, and the store could not even be opened.
+ */
+static bool take_reserve(struct vfs_file *f, uint64_t offset)
+{
+	if (eng_io_unlink(f->vfs->io, f->vfs->reserve_path) < 0)
+		return false;
+	for (uint64_t len = VFS_RESERVE; f->is_log && len >= LOG_ROOM; len /= 2)
+		if (!is_full(allocate(f, offset, len)))
+			break;
+	return true;
+}
+
+/*
+ * CT-9: a commit frame finds its blocks allocated, its copy that fills the last sector too: a disk that
+ * has none left is seen before any of it is sent. Where nothing can be allocated, writing tells.
+ */
+static int make_room(struct vfs_file *f, uint64_t offset)
+{
+	uint64_t need = 2 * WAL_FRAME;
+	int r;
+
+	if (offset + need <= f->end)
+		return 0;
+	r = allocate(f, offset, LOG_ROOM);
+	if (is_full(r))
+		r = allocate(f, offset, need);
+	if (is_full(r) && take_reserve(f, offset))
+		r = offset + need <= f->end ? 0 : allocate(f, offset, need);
+	return is_full(r) ? r : 0;
+}
+
 static int file_write(sqlite3_file *base, const void *buf, int len, sqlite3_int64 offset)
 {
 	struct vfs_file *f = file_of(base);
-	int r;
+	uint64_t end = (uint64_t)offset + (uint64_t)len;
+	int r = 0;
 
-	/* Before the write: one that fails may have happened all the same. */
-	if (f->is_log && log_write_may_commit(buf, (uint64_t)len, (uint64_t)offset))
+	if (f->is_log && log_write_may_commit(buf, (uint64_t)len, (uint64_t)offset)) {
+		if (!f->vfs->may_have_committed)
+			r = make_room(f, (uint64_t)offset);
+		if (r < 0)
+			return vfs_fail(f->vfs, r, SQLITE_FULL);
+		/* Before the write: one that fails may have happened all the same. */
 		f->vfs->may_have_committed = true;
+	}
 	r = eng_io_pwrite(f->vfs->io, f->file, buf, (size_t)len, (uint64_t)offset);
-	if (r == -ENOSPC && eng_io_unlink(f->vfs->io, f->vfs->reserve_path) == 0)
+	if (r == -ENOSPC && take_reserve(f, (uint64_t)offset))
 		r = eng_io_pwrite(f->vfs->io, f->file, buf, (size_t)len, (uint64_t)offset);
-	if (r == -ENOSPC || r == -EDQUOT || r == -EFBIG)
+	if (is_full(r))
 		return vfs_fail(f->vfs, r, SQLITE_FULL);
+	if (r == 0 && f->end < end)
+		f->end = end;
 	return r < 0 ? vfs_fail(f->vfs, r, SQLITE_IOERR_WRITE) : SQLITE_OK;
 }
 
@@ -132,6 +189,7 @@ static int file_truncate(sqlite3_file *base, sqlite3_int64 size)
 	struct vfs_file *f = file_of(base);
 	int r = eng_io_truncate(f->vfs->io, f->file, (uint64_t)size);
 
+	f->end = (uint64_t)size; /* also when it failed: allocating again does no harm */
 	return r < 0 ? vfs_fail(f->vfs, r, SQLITE_IOERR_TRUNCATE) : SQLITE_OK;
 }
 
@@ -215,7 +273,7 @@ static const sqlite3_io_methods file_methods = {
  * a failure the page cache shows what the disk does not hold, and another fdatasync would not
  * notice. Recovery acts on what the log says, so that what it says is made durable first.
  */
-static int vfs_settle(struct eng_catalog_vfs *vfs, struct eng_file *file)
+static int vfs_settle(struct eng_catalog_vfs *vfs, struct eng_file *file, uint64_t *end)
 {
 	uint8_t *buf = NULL;
 	uint64_t offset = 0;
@@ -238,6 +296,7 @@ static int vfs_settle(struct eng_catalog_vfs *vfs, struct eng_file *file)
 			goto out;
 	}
 	r = eng_io_fdatasync(vfs->io, file);
+	*end = st.size;
 out:
 	free(buf);
 	return r;
@@ -275,7 +334,7 @@ static int vfs_open(sqlite3_vfs *base, const char *name, sqlite3_file *file, int
 	if (name && (flags & SQLITE_OPEN_CREATE))
 		r = vfs_sync_parent(vfs, name);
 	if (r == 0 && f->is_log)
-		r = vfs_settle(vfs, opened);
+		r = vfs_settle(vfs, opened, &f->end);
 	if (r < 0)
 		goto out;
 	f->file = opened;

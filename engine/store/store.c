@@ -123,8 +123,10 @@ static int open_lock(struct eng_store *store, struct fmt_error *err)
 	if (!path)
 		return r;
 	r = eng_io_open(store->io, path, ENG_OPEN_WRITE, &store->lock_file);
-	if (r < 0) {
+	if (r == -ENOENT || r == -ENOTDIR) {
 		fmt_fail(err, r, "%s: not a store: %s", store->dir, strerror(-r));
+	} else if (r < 0) {
+		fmt_fail(err, r, "%s: cannot open: %s", path, strerror(-r));
 	} else {
 		r = eng_io_lock(store->io, store->lock_file);
 		if (r == -EWOULDBLOCK)
@@ -147,6 +149,8 @@ static int open_catalog(struct eng_store *store, struct fmt_error *err)
 	r = eng_catalog_open(store->io, path, false, err, &store->catalog);
 	if (r < 0)
 		goto out;
+	if (eng_catalog_reserve(store->catalog) == 0)
+		eng_catalog_checkpoint(store->catalog); /* CT-13 */
 	r = eng_catalog_fact_get(store->catalog, "store_id", text);
 	if (r == 0)
 		r = fmt_uuid_parse(text, &store->id);
@@ -248,8 +252,11 @@ int eng_store_open(struct eng_io *io, const char *dir, const struct eng_store_op
 		r = eng_store_recover(store, err);
 	if (r == 0)
 		r = eng_store_finish_shrink(store, err); /* RZ-3 */
-	if (r == 0)
+	if (r == 0) {
 		r = eng_catalog_fact_set(store->catalog, "clean", "0");
+		if (r < 0)
+			fmt_fail(err, r, "%s: cannot write the catalog: %s", dir, strerror(-r));
+	}
 	if (r == 0)
 		eng_catalog_keep_reserve(store->catalog);
 	if (r == 0 && !store->options.no_folds) /* seals tell it of their ends */

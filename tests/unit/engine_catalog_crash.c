@@ -103,6 +103,18 @@ Test(engine_catalog_crash, an_untouched_catalog_is_left_as_it_was_and_a_closed_o
 	free(after);
 }
 
+/* Without the room that is allocated ahead of its frames (CT-9), which is zeros. */
+static size_t used_log(void)
+{
+	size_t len, end = 32;
+	uint8_t *log = read_file(log_path, &len);
+
+	while (end + 4120 <= len && memcmp(log + end, "\0\0\0", 4) != 0)
+		end += 4120;
+	free(log);
+	return end;
+}
+
 /* CT-1 */
 Test(engine_catalog_crash, a_log_cut_anywhere_gives_whole_transactions)
 {
@@ -111,14 +123,14 @@ Test(engine_catalog_crash, a_log_cut_anywhere_gives_whole_transactions)
 
 	put_group_store();
 	for (unsigned i = 0; i < 5; i++) {
-		free(read_file(log_path, &ends[i]));
+		ends[i] = used_log();
 		begin();
 		put_group(i);
 		commit();
 	}
 	db = read_file(db_path, &db_len);
 	log = read_file(log_path, &log_len);
-	ends[5] = log_len;
+	ends[5] = log_len = used_log();
 	eng_catalog_close(cat);
 	cat = NULL;
 	for (size_t cut = ends[0]; cut <= log_len; cut += cut % 4120 == 32 ? 2001 : 2119) {
@@ -264,6 +276,43 @@ Test(engine_catalog_crash, a_full_disk_before_the_commit_frame_is_a_plain_failur
 	/* The commit frame and its copy: header, page, page across the sector's end. */
 	cr_expect_geq(ended[2], 2 * 4);
 	cr_expect_leq(ended[2], 2 * 6);
+}
+
+/* CT-9 */
+Test(engine_catalog_crash, a_disk_without_room_for_a_commit_frame_is_found_full_before_it_is_sent)
+{
+	put_group_store();
+	cr_assert_eq(truncate(log_path, (off_t)used_log()), 0);
+	cr_assert_eq(open_again(), 0, "%s", err.text);
+	eng_fault_add(fault, &(struct eng_fault_rule){.ops = ENG_FAULT_ALLOCATE,
+						      .path = "catalog.db-wal",
+						      .sticky = true,
+						      .error = -ENOSPC});
+	begin();
+	put_group(0);
+	cr_expect_eq(eng_catalog_commit(cat, &err), -ENOSPC, "%s", err.text);
+	cr_expect_not(eng_catalog_poisoned(cat));
+	cr_expect_eq(count_groups(cat), 0);
+	eng_fault_clear(fault);
+	begin();
+	put_group(0);
+	commit();
+	cr_assert_eq(open_again(), 0, "%s", err.text);
+	cr_expect_eq(count_groups(cat), 1);
+}
+
+/* CT-9 */
+Test(engine_catalog_crash, where_nothing_can_be_allocated_writing_tells)
+{
+	put_group_store();
+	eng_fault_add(fault, &(struct eng_fault_rule){.ops = ENG_FAULT_ALLOCATE,
+						      .path = "catalog.db-wal",
+						      .sticky = true,
+						      .error = -EOPNOTSUPP});
+	begin();
+	put_group(0);
+	commit();
+	cr_expect_eq(count_groups(cat), 1);
 }
 
 /* CT-2 */

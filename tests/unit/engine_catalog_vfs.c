@@ -179,6 +179,43 @@ Test(engine_catalog_vfs, an_open_that_may_create_syncs_the_directory_even_of_an_
 	cr_expect_eq(eng_catalog_vfs_errno(vfs), -EIO);
 }
 
+/* CT-13 */
+Test(engine_catalog_vfs, what_the_reserve_gives_up_on_a_full_disk_is_the_logs)
+{
+	uint8_t buf[4096] = {1};
+	sqlite3_int64 size;
+
+	eng_catalog_vfs_keep_reserve(vfs);
+	cr_assert_eq(eng_catalog_vfs_reserve(vfs), 4u << 20);
+	cr_assert_eq(open_file(path, RW | SQLITE_OPEN_MAIN_DB), SQLITE_OK);
+	fail(ENG_FAULT_PWRITE, -ENOSPC);
+	cr_expect_eq(file->pMethods->xWrite(file, buf, sizeof(buf), 0), SQLITE_OK);
+	cr_expect_eq(file->pMethods->xFileSize(file, &size), SQLITE_OK);
+	cr_expect_eq(size, sizeof(buf), "the database takes what it needs");
+	eng_fault_clear(fault);
+
+	eng_catalog_vfs_keep_reserve(vfs);
+	cr_assert_eq(open_file(log_path, RW | SQLITE_OPEN_WAL), SQLITE_OK);
+	fail(ENG_FAULT_PWRITE, -ENOSPC);
+	cr_expect_eq(file->pMethods->xWrite(file, buf, sizeof(buf), 32 + 24), SQLITE_OK);
+	cr_expect_eq(eng_catalog_vfs_reserve(vfs), 0);
+	cr_expect_eq(file->pMethods->xFileSize(file, &size), SQLITE_OK);
+	cr_expect_eq(size, 32 + 24 + (4 << 20), "the log takes all");
+
+	/* A commit frame that finds no blocks takes them, too, before it is sent. */
+	cr_expect_eq(file->pMethods->xTruncate(file, 0), SQLITE_OK);
+	eng_fault_clear(fault);
+	eng_catalog_vfs_keep_reserve(vfs);
+	eng_catalog_vfs_arm(vfs);
+	eng_fault_add(fault, &(struct eng_fault_rule){.ops = ENG_FAULT_ALLOCATE, .error = -ENOSPC});
+	eng_fault_add(fault, &(struct eng_fault_rule){.ops = ENG_FAULT_ALLOCATE, .error = -ENOSPC});
+	memset(buf, 1, sizeof(buf));
+	cr_expect_eq(file->pMethods->xWrite(file, buf, 24, 32), SQLITE_OK);
+	cr_expect_eq(eng_catalog_vfs_reserve(vfs), 0);
+	cr_expect_eq(file->pMethods->xFileSize(file, &size), SQLITE_OK);
+	cr_expect_eq(size, 32 + (4 << 20));
+}
+
 /* CT-8 */
 Test(engine_catalog_vfs, an_existing_log_is_written_and_synced_before_it_is_read)
 {
