@@ -12,7 +12,7 @@
 
 static int64_t convert(struct api_call *call)
 {
-	static const struct api_blame about[] = {{"result:", 1},
+	static const struct api_blame about[] = {{"new ", 1},
 						 {": the name is taken", 1},
 						 {"", 0},
 						 {NULL, 0}};
@@ -44,7 +44,7 @@ static int64_t create(struct api_call *call)
 		{"settings:", SETTINGS},
 		{"ConsistencyLevel", SETTINGS},
 		{"ReferencePointType", TYPE},
-		{"result:", RESULT},
+		{"new ", RESULT},
 		{"reference point ", RESULT},
 		{NULL, 0},
 	};

@@ -24,7 +24,7 @@ static const struct api_blame about_request[] = {
 	{"settings:", SETTINGS},
 	{"ConsistencyLevel", SETTINGS},
 	{"SnapshotType", TYPE},
-	{"result:", RESULT},
+	{"new ", RESULT},
 	{"snapshot ", RESULT},
 	{NULL, 0},
 };

@@ -27,7 +27,8 @@ static uint32_t read_request(struct vmimg_service *svc, const char *snapshot, co
 	memset(req, 0, sizeof(*req));
 	code = api_read_name(svc, "clone", snapshot, '@', err, req->collection, req->name);
 	if (code == VMIMG_OK && !api_name_is_valid(to))
-		code = api_answer(err, VMIMG_INVALID_PARAMETER, "collection: '%.80s' is no name",
+		code = api_answer(err, VMIMG_INVALID_PARAMETER,
+				  "collection: '%.80s' is no name, expected COLLECTION",
 				  to ? to : "");
 	if (code == VMIMG_OK)
 		code = api_check_writable(svc, snapshot, err);

@@ -498,19 +498,23 @@ static int find_tree(struct vmimg_service *svc, const char *name, json_t **ret)
 /* --- the calls --- */
 
 static const struct kind {
-	const char *name;
+	const char *name, *form;
+	const char *within; /* what a list of them is limited to */
 	int (*find)(struct vmimg_service *svc, const char *name, json_t **ret);
 	int (*list)(struct vmimg_service *svc, const char *filter, json_t **ret);
 	bool counted; /* has counts of space */
 } kinds[] = {
-	[VMIMG_KIND_STORE] = {"store", find_store, NULL, true},
-	[VMIMG_KIND_VM] = {"vm", find_vm, list_vms, false},
-	[VMIMG_KIND_DISK] = {"disk", find_disk, list_disks, true},
-	[VMIMG_KIND_COLLECTION] = {"collection", find_collection, list_collections, false},
-	[VMIMG_KIND_SNAPSHOT] = {"snapshot", find_snapshot, list_snapshots, true},
-	[VMIMG_KIND_JOB] = {"job", find_job, list_jobs, false},
-	[VMIMG_KIND_TREE] = {"tree", find_tree, NULL, true},
-	[VMIMG_KIND_REFPOINT] = {"reference point", api_refpoint_find, api_refpoint_list, false},
+	[VMIMG_KIND_STORE] = {"store", "none", NULL, find_store, NULL, true},
+	[VMIMG_KIND_VM] = {"vm", "VM", NULL, find_vm, list_vms, false},
+	[VMIMG_KIND_DISK] = {"disk", "VM/DISK", "vm", find_disk, list_disks, true},
+	[VMIMG_KIND_COLLECTION] = {"collection", "COLLECTION", NULL, find_collection,
+				   list_collections, false},
+	[VMIMG_KIND_SNAPSHOT] = {"snapshot", "COLLECTION@NAME", "collection", find_snapshot,
+				 list_snapshots, true},
+	[VMIMG_KIND_JOB] = {"job", "an id", NULL, find_job, list_jobs, false},
+	[VMIMG_KIND_TREE] = {"tree", "none", NULL, find_tree, NULL, true},
+	[VMIMG_KIND_REFPOINT] = {"reference point", "COLLECTION#NAME", "collection",
+				 api_refpoint_find, api_refpoint_list, false},
 };
 
 static int check_arguments(const struct vmimg_service *svc, enum vmimg_kind kind,
@@ -586,10 +590,11 @@ static int give(struct vmimg_service *svc, enum vmimg_kind kind, bool list, bool
 	}
 	json_decref(doc);
 	if (r == -ENOENT)
-		return api_fail(err, r, "%s %.140s: there is none of this name", what, name);
+		return api_fail(err, r, "%s %.140s: there is none of this name",
+				list && kinds[kind].within ? kinds[kind].within : what, name);
 	if (r == -EINVAL)
-		return api_fail(err, r, "%s: '%.140s' is no name that is expected here", what,
-				name);
+		return api_fail(err, r, "%s: '%.140s' is no name, expected %s", what, name,
+				kinds[kind].form);
 	if (r < 0)
 		return api_fail_why(err, r, &none, what);
 	*json = text;

@@ -56,7 +56,10 @@ uint32_t api_answer_why(struct vmimg_error *err, uint32_t code, int r, const str
 	if (why->text[0])
 		set_text(err, (int)code, why->text);
 	else
-		api_answer(err, code, "%s: %s", what, strerror(-r));
+		api_answer(err, code, "%s: %s", what,
+			   r == -ENOTRECOVERABLE ? "the catalog is unusable after an I/O error; "
+						   "reopen the store"
+						 : strerror(-r));
 	return code;
 }
 

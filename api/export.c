@@ -103,8 +103,8 @@ static uint32_t check(struct vmimg_service *svc, struct work *w, struct vmimg_er
 	int r = eng_catalog_find_snapshot(cat, w->collection, w->name, NULL, &snap);
 
 	if (r < 0)
-		return api_answer(err, VMIMG_INVALID_PARAMETER, "snapshot %s@%s: there is none",
-				  w->collection, w->name);
+		return api_answer(err, VMIMG_INVALID_PARAMETER, "snapshot %s@%s: %s", w->collection,
+				  w->name, r == -ENOENT ? "there is none" : strerror(-r));
 	if (w->base[0]) {
 		r = w->base_is_refpoint ? eng_catalog_get_refpoint(svc->store->catalog,
 								   w->collection, w->base, &point)
@@ -120,6 +120,9 @@ static uint32_t check(struct vmimg_service *svc, struct work *w, struct vmimg_er
 	if (w->to_pipe && (w->s.format != FMT_EXPORT_STREAM || !w->s.copy_storage || w->s.resume))
 		return api_answer(err, VMIMG_INVALID_PARAMETER,
 				  "settings: a pipe takes a stream, from its start");
+	if (w->s.compress && w->s.format == FMT_EXPORT_RAW)
+		return api_answer(err, VMIMG_INVALID_PARAMETER,
+				  "settings: raw files cannot be compressed (EX-4)");
 	if (w->s.base[0] && w->s.format == FMT_EXPORT_RAW)
 		return api_answer(err, VMIMG_INVALID_PARAMETER,
 				  "settings: raw files cannot be incremental (EX-4)");

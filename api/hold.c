@@ -19,7 +19,8 @@ static uint32_t split_arguments(const struct vmimg_service *svc, const char *sna
 	if (code)
 		return code;
 	if (!api_name_is_valid(tag))
-		return api_answer(err, VMIMG_INVALID_PARAMETER, "tag: '%.80s' is no name",
+		return api_answer(err, VMIMG_INVALID_PARAMETER,
+				  "tag: '%.80s' is no name, expected 1 to 64 of A-Z a-z 0-9 . _ -",
 				  tag ? tag : "");
 	return VMIMG_OK;
 }

@@ -96,7 +96,8 @@ static uint32_t prepare(struct vmimg_service *svc, const char *source, const cha
 				  "source: '%.140s' is no absolute path", source ? source : "");
 	if (w->s.collection[0] && !api_name_is_valid(w->s.collection))
 		return api_answer(err, VMIMG_INVALID_PARAMETER,
-				  "settings: Collection '%.80s' is no name", w->s.collection);
+				  "settings: Collection '%.80s' is no name, expected COLLECTION",
+				  w->s.collection);
 	if (api_is_image_export(svc->io, source)) {
 		w->dir = strdup(source);
 		return w->dir ? VMIMG_OK : api_answer(err, VMIMG_FAILED, "out of memory");

@@ -44,6 +44,7 @@ void api_name_join(char buf[CAT_NS_MAX], const char *left, char sep, const char 
 uint32_t api_wanted_name(const char *wanted, char sep, const char *collection,
 			 struct vmimg_error *err, char ret[CAT_NAME_MAX])
 {
+	const char *what = sep == '@' ? "new snapshot" : "new reference point";
 	char left[CAT_NAME_MAX];
 
 	ret[0] = 0;
@@ -53,18 +54,18 @@ uint32_t api_wanted_name(const char *wanted, char sep, const char *collection,
 		if (api_name_split(wanted, sep, left, ret) < 0)
 			return api_answer(
 				err, VMIMG_INVALID_PARAMETER,
-				"result: '%.140s' is no name, expected NAME or COLLECTION%cNAME",
+				"%s: '%.140s' is no name, expected NAME or COLLECTION%cNAME", what,
 				wanted, sep);
 		if (strcmp(left, collection) != 0)
 			return api_answer(err, VMIMG_INVALID_PARAMETER,
-					  "result: '%s' is of collection %s, expected %s", wanted,
+					  "%s: '%s' is of collection %s, expected %s", what, wanted,
 					  left, collection);
 		return 0;
 	}
 	if (!api_name_is_valid(wanted))
 		return api_answer(err, VMIMG_INVALID_PARAMETER,
-				  "result: '%.140s' is no name, expected NAME or COLLECTION%cNAME",
-				  wanted, sep);
+				  "%s: '%.140s' is no name, expected NAME or COLLECTION%cNAME",
+				  what, wanted, sep);
 	snprintf(ret, CAT_NAME_MAX, "%s", wanted);
 	return 0;
 }

@@ -271,7 +271,8 @@ uint32_t vmimg_prune_snapshots(struct vmimg_service *svc, const char *collection
 				  : !json ? "result"
 					  : "rules");
 	if (!api_name_is_valid(collection))
-		return api_answer(err, VMIMG_INVALID_PARAMETER, "collection: '%.80s' is no name",
+		return api_answer(err, VMIMG_INVALID_PARAMETER,
+				  "collection: '%.80s' is no name, expected COLLECTION",
 				  collection ? collection : "");
 	code = read_rules(how, err, &p.rules);
 	if (code)

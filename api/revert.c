@@ -38,7 +38,8 @@ static int read_setting(void *arg, const char *name, const json_t *value, struct
 		if (!*text)
 			return 0;
 		if (!api_name_is_valid(text))
-			return fmt_fail(err, -EINVAL, "settings: KeptName '%.80s' is no name",
+			return fmt_fail(err, -EINVAL,
+					"settings: KeptName '%.80s' is no name, expected NAME",
 					text);
 		strcpy(req->how.kept_name, text);
 		return 0;
@@ -53,6 +54,7 @@ static uint32_t read_request(struct vmimg_service *svc, const char *snapshot, co
 			     struct request *req, struct vmimg_error *err)
 {
 	struct fmt_error why = {""};
+	struct cat_snapshot taken;
 	uint32_t code;
 	int r;
 
@@ -69,6 +71,10 @@ static uint32_t read_request(struct vmimg_service *svc, const char *snapshot, co
 		return code;
 	req->how.collection = req->collection;
 	req->how.name = req->name;
+	if (req->how.kept_name[0] && eng_catalog_get_snapshot(svc->store->catalog, req->collection,
+							      req->how.kept_name, &taken) == 0)
+		return api_answer(err, VMIMG_INVALID_PARAMETER, "snapshot %s@%s: exists already",
+				  req->collection, req->how.kept_name);
 	eng_store_new_id(svc->store, &req->how.kept_id);
 	req->named = req->how.kept_name[0];
 	if (!req->named)

@@ -38,7 +38,8 @@ static uint32_t check_collection(struct vmimg_service *svc, const char *collecti
 	if (!svc)
 		return api_answer(err, VMIMG_INVALID_PARAMETER, "create: no service given");
 	if (!api_name_is_valid(collection))
-		return api_answer(err, VMIMG_INVALID_PARAMETER, "collection: '%.80s' is no name",
+		return api_answer(err, VMIMG_INVALID_PARAMETER,
+				  "collection: '%.80s' is no name, expected COLLECTION",
 				  collection ? collection : "");
 	r = eng_catalog_get_collection(catalog_of(svc), collection, ret);
 	if (r == -ENOENT)

@@ -99,10 +99,10 @@ uint32_t vmimg_verify_snapshot(struct vmimg_service *svc, const char *snapshot,
 		code = api_answer(err, VMIMG_INVALID_PARAMETER,
 				  "snapshot: '%.140s' is no name, expected COLLECTION@NAME",
 				  snapshot ? snapshot : "");
-	else if (eng_catalog_find_snapshot(svc->store->catalog, w->collection, w->name, NULL,
-					   &snap) < 0)
-		code = api_answer(err, VMIMG_INVALID_PARAMETER, "snapshot %s: there is none",
-				  snapshot);
+	else if ((r = eng_catalog_find_snapshot(svc->store->catalog, w->collection, w->name, NULL,
+						&snap)) < 0)
+		code = api_answer(err, VMIMG_INVALID_PARAMETER, "snapshot %s: %s", snapshot,
+				  r == -ENOENT ? "there is none" : strerror(-r));
 	if (code) {
 		free(w);
 		return code;

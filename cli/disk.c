@@ -70,7 +70,7 @@ static int run_create(struct cli *cli, int argc, char **argv)
 
 	cli_parse(cli, options, argc, argv);
 	if (!c.size && !c.from)
-		cli_usage_error(cli, "disk create: give --size or --from");
+		cli_usage_error(cli, "disk create: give --size, of 512 bytes or more, or --from");
 	if (!c.from && (c.format || c.in_place))
 		cli_usage_error(cli, "disk create: --format and --in-place need --from");
 	if (c.size > INT64_MAX)

@@ -162,7 +162,8 @@ static int run_prune(struct cli *cli, int argc, char **argv)
 
 	cli_parse(cli, options, argc, argv);
 	if (!last && !hourly && !daily && !weekly && !monthly && !yearly)
-		cli_usage_error(cli, "snapshot prune: give at least one --keep-... rule");
+		cli_usage_error(cli,
+				"snapshot prune: give at least one --keep-... rule, of 1 or more");
 	params = json_pack("{s:s, s:b, s:b}", "Collection", argv[0], "Automatic", (int)automatic,
 			   "DryRun", (int)dry_run);
 	add_count(cli, params, "KeepLast", "keep-last", last);

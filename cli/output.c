@@ -48,10 +48,31 @@ json_t *cli_error_document(int64_t code, const char *message)
 			 "message", message_json(message));
 }
 
-int cli_error_with(struct cli *cli, int64_t code, const char *message, json_t *more)
+/* What the library was given in the place of "-". */
+static void name_streams(char *text, size_t size)
 {
-	json_t *document = cli->json ? cli_error_document(code, message) : NULL;
+	static const char *const names[] = {"standard input", "standard output"};
+	static const char fd[] = "/proc/self/fd/";
+	char rest[1024], *at = strstr(text, fd);
+	size_t len = strlen(fd);
 
+	for (; at; at = strstr(at + 1, fd)) {
+		if ((at[len] != '0' && at[len] != '1') ||
+		    (at[len + 1] >= '0' && at[len + 1] <= '9'))
+			continue;
+		snprintf(rest, sizeof(rest), "%s", at + len + 1);
+		snprintf(at, size - (size_t)(at - text), "%s%s", names[at[len] - '0'], rest);
+	}
+}
+
+int cli_error_with(struct cli *cli, int64_t code, const char *text, json_t *more)
+{
+	json_t *document;
+	char message[1024];
+
+	snprintf(message, sizeof(message), "%s", text);
+	name_streams(message, sizeof(message));
+	document = cli->json ? cli_error_document(code, message) : NULL;
 	if (!cli->json) {
 		fprintf(stderr, "vmimg: %s\n", message);
 	} else if (document) {

@@ -206,9 +206,10 @@ static int print_report(struct cli *cli, json_t *report, const char *done)
 		json_object_set_new(report, "return_value", json_integer(0));
 		return cli_print_json(cli, report);
 	}
-	printf("%s: %s, %llu disks, %llu bytes of data\n",
+	printf("%s: %s, %llu disk%s, %llu bytes of data\n",
 	       json_string_value(json_object_get(report, "snapshot")), done,
 	       (unsigned long long)cli_number(report, "disks"),
+	       cli_number(report, "disks") == 1 ? "" : "s",
 	       (unsigned long long)cli_number(report, "bytes"));
 	if (warning)
 		fprintf(stderr, "vmimg: warning: %s\n", warning);

@@ -19,7 +19,8 @@
 #define FOLD_RATE   (64ull << 20)       /* bytes a second */
 #define PEACE_NS    (5 * 1000000000ull) /* nothing new for so long: everything is folded */
 #define RETRY_NS    (1 * 1000000000ull)
-#define RETRIES_MAX 9u /* doublings of it */
+#define RETRIES_MAX 9u                 /* doublings of it */
+#define OPENED_NS   (500 * 1000000ull) /* who opens a store for one command is gone by then */
 
 /* --- the thread --- */
 
@@ -339,6 +340,9 @@ int eng_folder_create(struct eng_store *store, struct eng_folder **ret)
 	for (size_t i = 0; r == 0 && i < n; i++)
 		eng_folder_want(folder, &disks[i].id);
 	free(disks);
+	for (struct want *w = folder->wants; w; w = w->next) /* the thread is still to come */
+		w->not_before_ns = w->since_ns +
+				   (OPENED_NS < peace_ns(folder) ? OPENED_NS : peace_ns(folder));
 	*ret = folder; /* the thread finds it in the store */
 	if (r == 0)
 		r = eng_io_spawn(store->io, "vmimg-fold", thread_main, folder, &folder->thread);

@@ -67,6 +67,9 @@ static int claim(struct resize *rs, struct fmt_error *err)
 		eng_entry_release(rs->entry);
 		r = -EBUSY;
 	}
+	if (r == -EBUSY && is_in_cut(rs->store, &rs->row.id))
+		return fmt_fail(err, r, "%s/%s: a snapshot of it is being created", rs->row.vm_name,
+				rs->row.name);
 	return r < 0 ? fmt_fail(err, r, "%s/%s: in use", rs->row.vm_name, rs->row.name) : 0;
 }
 

@@ -116,4 +116,20 @@ fi
 same expected back "the disk is as it was"
 "$VMIMG" disk read c@s8/m/d 1M 8M >back || die "read"
 same expected back "and so is what stayed"
+if ! served; then
+	change s9
+	change s10
+	ok "all is sealed" settle
+	ok "who deletes one may leave its space to others" snapshot delete c@s9 --no-wait
+	folds() {
+		v job list || die "job list"
+		grep -c 'fold (50)' out
+	}
+	before=$(folds)
+	for _ in 1 2 3 4 5; do v snapshot list || die "list"; done
+	is "$(folds)" "$before" "commands that only look begin no fold"
+	before=$(layers)
+	ok "who settles does" settle
+	is "$(layers)" $((before - 1)) "and the space is back"
+fi
 sound "the store is sound"

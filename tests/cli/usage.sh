@@ -55,3 +55,30 @@ fails 1 '"code": "ENOENT"' "errors of the library are JSON" vm show nobody --out
 fails 1 '^vmimg: .*nobody' "errors name what is wrong" vm show nobody
 (v vm list >/dev/full 2>err) ; "$VMIMG" vm list >/dev/full 2>err
 is $? 1 "a full standard output is a failure"
+
+ok "a collection of its own" collection create a
+echo "- names that are not there, or are none, say of what they are, and what was expected"
+while IFS='|' read -r said words; do
+	# shellcheck disable=SC2086
+	fails 1 "^vmimg: $said\$" "$words" $words
+done <<'END'
+collection nope: there is none of this name|snapshot list nope
+collection nope: there is none of this name|refpoint list nope
+vm nope: there is none of this name|disk list nope
+disk: 'a' is no name, expected VM/DISK|disk show a
+snapshot: 'p' is no name, expected COLLECTION@NAME|snapshot show p
+new snapshot: 'a@' is no name, expected NAME or COLLECTION@NAME|snapshot create a@
+reference point: 'p@x' is no name, expected COLLECTION#NAME|refpoint show p@x
+job: 'x' is no name, expected an id|job show x
+END
+fails 2 'give --size, of 512 bytes or more, or --from' "a disk of no bytes" disk create a/d --size=0
+mkdir empty
+fails 1 'not a store: No such file or directory' "a directory that is no store" -s empty vm list
+ok "a disk" disk create a/d --size=1M
+ok "a collection" collection create p a
+ok "a snapshot" snapshot create p@s
+fails 1 'raw files cannot be compressed' "raw files and -c" snapshot export p@s to --format=raw -c
+[ ! -e to ] || die "something was made"
+fails 1 'snapshot p@s: exists already' "a name that is taken, of what a revert keeps" \
+	snapshot revert p@s --keep-as=s
+fails 1 'standard input: ' "- is called by its name" snapshot verify -
