@@ -105,8 +105,8 @@ void api_jobs_prune(struct vmimg_service *svc);
 void api_job_row(struct vmimg_service *svc, uint16_t type, const char *name, const char *status,
 		 struct cat_job *ret);
 /*
- * The job of @row, whose end is in the catalog, for the caller; @job NULL: not wanted. Whoever found it before
- * hears of the end.
+ * The job of @row, whose end is in the catalog, for the caller; @job NULL: not wanted. Whoever found it
+ * before hears of the end.
  */
 void api_job_hand_out(struct vmimg_service *svc, const struct cat_job *row, struct vmimg_job **job);
 
