@@ -207,6 +207,8 @@ static void serve(struct srv_server *s, int signals, struct pulse *pulses)
 		if (n < 0 && errno != EINTR)
 			break;
 		srv_exports_tick(s->exports);
+		if (atomic_exchange(&s->imported, false))
+			srv_vhost_follow_all(s->vhost);
 		feed_watchdog(s, pulses);
 	}
 	if (read(signals, &info, sizeof(info)) == sizeof(info))

@@ -32,6 +32,7 @@ struct srv_server {                   /* immutable while serving, but for the at
 	uint64_t start_ns;
 
 	_Atomic bool stopping;
+	_Atomic bool imported;           /* disks may have come that no call has named */
 	_Atomic unsigned connections;    /* NBD and vhost-user */
 	_Atomic uint64_t inflight_bytes; /* payload in work, all connections */
 	_Atomic uint64_t accepted, refused;
@@ -49,9 +50,9 @@ int srv_nbd_start(struct srv_server *server, struct vmimg_error *err, struct srv
 void srv_nbd_stop(struct srv_nbd *nbd);
 int srv_vhost_start(struct srv_server *server, struct vmimg_error *err, struct srv_vhost **ret);
 void srv_vhost_stop(struct srv_vhost *vhost);
-/* Any thread but a worker: a disk has come, or is about to go (no error can stop it). */
-void srv_vhost_disk_added(struct srv_vhost *vhost, const char *disk);
-void srv_vhost_disk_removed(struct srv_vhost *vhost, const char *disk);
+/* Any thread but a worker: the disk's socket comes or goes by what there is now; all disks'. */
+void srv_vhost_follow(struct srv_vhost *vhost, const char *disk);
+void srv_vhost_follow_all(struct srv_vhost *vhost);
 int srv_control_start(struct srv_server *server, struct vmimg_error *err, struct srv_control **ret);
 void srv_control_stop(struct srv_control *control);
 

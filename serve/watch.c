@@ -15,6 +15,7 @@
 #define CREATES_MAX 64u /* at once; one more is not watched */
 
 struct srv_watch {
+	struct srv_server *server;
 	struct vmimg_subscription *subscription;
 	char creates[CREATES_MAX][37]; /* jobs that run, by instance id; "": free */
 };
@@ -55,6 +56,15 @@ static void on_job(struct srv_watch *w, const json_t *event)
 			text_of(event, "error_description"));
 }
 
+static void on_snapshot(struct srv_watch *w, const json_t *event)
+{
+	const char *change = text_of(event, "change");
+
+	srv_log(SRV_INFO, text_of(event, "snapshot"), "%s", change);
+	if (!strcmp(change, "imported")) /* the main thread looks: this one calls nobody */
+		atomic_store(&w->server->imported, true);
+}
+
 static void on_event(void *arg, const char *json)
 {
 	json_t *event = json_loads(json, 0, NULL);
@@ -63,7 +73,7 @@ static void on_event(void *arg, const char *json)
 	if (!strcmp(kind, "job"))
 		on_job(arg, event);
 	else if (!strcmp(kind, "snapshot"))
-		srv_log(SRV_INFO, text_of(event, "snapshot"), "%s", text_of(event, "change"));
+		on_snapshot(arg, event);
 	else if (!strcmp(kind, "space") || !strcmp(kind, "poisoned"))
 		srv_log(SRV_WARNING, NULL, "%s", json);
 	json_decref(event);
@@ -76,6 +86,7 @@ int srv_watch_start(struct srv_server *server, struct vmimg_error *err, struct s
 
 	if (!w)
 		return srv_fail(err, -ENOMEM, "out of memory");
+	w->server = server;
 	r = vmimg_subscribe(server->svc, on_event, w, err, &w->subscription);
 	if (r < 0) {
 		free(w);

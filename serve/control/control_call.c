@@ -283,29 +283,9 @@ static void tell_resized(struct srv_server *server, const json_t *request)
 	srv_exports_resized(server->exports, param(request, "Disk"));
 }
 
-/*
- * The disk's vhost-user socket comes or goes by what there is now: two connections may have made and
- * deleted the disk, and come here in any order. One at a time.
- */
-static void follow(struct srv_server *server, const char *disk)
-{
-	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-	char *text = NULL;
-	int r;
-
-	pthread_mutex_lock(&lock);
-	r = vmimg_describe(server->svc, VMIMG_KIND_BRIEF | VMIMG_KIND_DISK, disk, NULL, &text);
-	if (r == 0)
-		srv_vhost_disk_added(server->vhost, disk);
-	else if (r == -ENOENT) /* not where it cannot be told: a guest may be using it */
-		srv_vhost_disk_removed(server->vhost, disk);
-	vmimg_free(text);
-	pthread_mutex_unlock(&lock);
-}
-
 static void follow_disk(struct srv_server *server, const json_t *request)
 {
-	follow(server, param(request, "Disk"));
+	srv_vhost_follow(server->vhost, param(request, "Disk"));
 }
 
 /* All disks of the new collection. */
@@ -328,7 +308,8 @@ static void follow_clone(struct srv_server *server, const json_t *request)
 		disks = json_loads(text, 0, NULL);
 		vmimg_free(text);
 		json_array_foreach (disks, j, disk)
-			follow(server, json_string_value(json_object_get(disk, "disk")));
+			srv_vhost_follow(server->vhost,
+					 json_string_value(json_object_get(disk, "disk")));
 		json_decref(disks);
 	}
 	json_decref(doc);

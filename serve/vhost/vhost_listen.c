@@ -60,6 +60,7 @@ struct srv_vhost {
 	struct srv_server *server;
 	pthread_mutex_t lock; /* guards the list */
 	pthread_cond_t gone;  /* a port has left it */
+	pthread_mutex_t turn; /* of who follows a disk: before the other */
 	struct port *ports;
 };
 
@@ -319,14 +320,24 @@ static struct port *port_create(struct srv_vhost *vhost, const char *disk)
 	return port;
 }
 
+static bool has_port(struct srv_vhost *vhost, const char *disk)
+{
+	bool has;
+
+	pthread_mutex_lock(&vhost->lock);
+	has = find_locked(vhost, disk, NULL) != NULL;
+	pthread_mutex_unlock(&vhost->lock);
+	return has;
+}
+
 /* VU-2 */
-void srv_vhost_disk_added(struct srv_vhost *vhost, const char *disk)
+static void add(struct srv_vhost *vhost, const char *disk)
 {
 	struct vmimg_error err = {0};
 	struct port *port, *other;
 	int r = 0;
 
-	if (!vhost || !strchr(disk, '/'))
+	if (!strchr(disk, '/') || has_port(vhost, disk))
 		return;
 	port = port_create(vhost, disk);
 	if (!port) {
@@ -335,10 +346,8 @@ void srv_vhost_disk_added(struct srv_vhost *vhost, const char *disk)
 	}
 	pthread_mutex_lock(&vhost->lock);
 	other = find_locked(vhost, disk, port->path);
-	if (other && strcmp(other->name, disk))
+	if (other)
 		r = srv_fail(&err, -EEXIST, "%s is %s's", port->path, other->name);
-	else if (other)
-		r = srv_fail(&err, -EEXIST, "%s is there already", port->path);
 	else
 		r = listen_at(port, &err);
 	if (r == 0) {
@@ -361,12 +370,10 @@ static void close_locked(struct port *port)
 	port->removed = true;
 }
 
-void srv_vhost_disk_removed(struct srv_vhost *vhost, const char *disk)
+static void remove_port(struct srv_vhost *vhost, const char *disk)
 {
 	struct port *port;
 
-	if (!vhost)
-		return;
 	pthread_mutex_lock(&vhost->lock);
 	while ((port = find_locked(vhost, disk, NULL))) {
 		close_locked(port);
@@ -375,9 +382,29 @@ void srv_vhost_disk_removed(struct srv_vhost *vhost, const char *disk)
 	pthread_mutex_unlock(&vhost->lock);
 }
 
-/* --- start and stop --- */
+/*
+ * By what there is now: two who have made and deleted the disk may come here in any order. One at a time.
+ * Where it cannot be told nothing is done: a guest may be using it.
+ */
+void srv_vhost_follow(struct srv_vhost *vhost, const char *disk)
+{
+	char *text = NULL;
+	int r;
 
-static int add_all(struct srv_vhost *vhost, struct vmimg_error *err)
+	if (!vhost)
+		return;
+	pthread_mutex_lock(&vhost->turn);
+	r = vmimg_describe(vhost->server->svc, VMIMG_KIND_BRIEF | VMIMG_KIND_DISK, disk, NULL,
+			   &text);
+	if (r == 0)
+		add(vhost, disk);
+	else if (r == -ENOENT)
+		remove_port(vhost, disk);
+	vmimg_free(text);
+	pthread_mutex_unlock(&vhost->turn);
+}
+
+static int follow_all(struct srv_vhost *vhost, struct vmimg_error *err)
 {
 	char *text = NULL;
 	json_t *list, *disk;
@@ -392,12 +419,22 @@ static int add_all(struct srv_vhost *vhost, struct vmimg_error *err)
 	json_array_foreach (list, i, disk) {
 		const char *name = json_string_value(json_object_get(disk, "disk"));
 
-		if (name)
-			srv_vhost_disk_added(vhost, name);
+		if (name && !has_port(vhost, name))
+			srv_vhost_follow(vhost, name);
 	}
 	json_decref(list);
 	return list ? 0 : srv_fail(err, -ENOMEM, "out of memory");
 }
+
+void srv_vhost_follow_all(struct srv_vhost *vhost)
+{
+	struct vmimg_error err = {0};
+
+	if (vhost && follow_all(vhost, &err) < 0)
+		srv_log(SRV_ERROR, NULL, "vhost-user: no sockets for new disks: %s", err.message);
+}
+
+/* --- start and stop --- */
 
 int srv_vhost_start(struct srv_server *server, struct vmimg_error *err, struct srv_vhost **ret)
 {
@@ -415,9 +452,10 @@ int srv_vhost_start(struct srv_server *server, struct vmimg_error *err, struct s
 	vhost->server = server;
 	pthread_mutex_init(&vhost->lock, NULL);
 	pthread_cond_init(&vhost->gone, NULL);
+	pthread_mutex_init(&vhost->turn, NULL);
 	r = srv_vhost_guard_install();
 	if (r == 0)
-		r = add_all(vhost, err);
+		r = follow_all(vhost, err);
 	if (r < 0) {
 		srv_vhost_stop(vhost);
 		return r;
@@ -451,6 +489,7 @@ void srv_vhost_stop(struct srv_vhost *vhost)
 	}
 	pthread_mutex_unlock(&vhost->lock);
 	srv_vhost_guard_remove();
+	pthread_mutex_destroy(&vhost->turn);
 	pthread_cond_destroy(&vhost->gone);
 	pthread_mutex_destroy(&vhost->lock);
 	free(vhost);

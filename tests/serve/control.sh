@@ -224,5 +224,10 @@ gone() {
 }
 await 10 gone || die "a disk without clients is not deleted"
 fails 1 ENOENT "afterwards it is" disk show m/f --output=json
+ok "a disk" disk create m/g --size=4M
+ok "a snapshot" snapshot create c@v
+ok "its export" snapshot export c@v exported
+ok "comes in again" snapshot import exported --collection=new
+await 10 test -S vhost/new-m.g.sock || die "no vhost-user socket for an imported disk (VU-2)"
 serve_stop "the end"
 ok "the store is sound" check "$VMIMG_STORE"
