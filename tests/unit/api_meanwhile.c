@@ -195,6 +195,61 @@ Test(api_meanwhile, merging_import_leaves_what_has_got_its_bases_name)
 	expect_new_one();
 }
 
+/* --- a member that comes while a snapshot is being created --- */
+
+static struct vmimg_job *creating;
+
+/* As soon as the import has claimed what is there: the create begins, and waits for that. */
+static void create_too(void *arg)
+{
+	struct vmimg_error why;
+	bool busy = false;
+
+	(void)arg;
+	pthread_mutex_lock(&svc->store->lock);
+	for (const struct eng_entry *e = svc->store->entries; e; e = e->next)
+		busy = busy || e->busy;
+	pthread_mutex_unlock(&svc->store->lock);
+	if (busy && !creating)
+		vmimg_create_snapshot(svc, "c", "{\"Timeout\": 60000}", VMIMG_SNAPSHOT_STANDARD,
+				      NULL, &creating, &why);
+}
+
+/* CU-4, I17: a disk and a member are there before the create's check, or come after its end. */
+Test(api_meanwhile, import_makes_no_member_while_a_snapshot_is_created)
+{
+	const struct vmimg_disk_spec spec = {.size_of = sizeof(spec), .size = SIZE};
+	const struct eng_fault_rule rule = {.ops = ENG_FAULT_OPEN,
+					    .path = ".vmo",
+					    .sticky = true,
+					    .strike = create_too};
+	struct vmimg_job_info info;
+	char increment[120];
+
+	ok(create("s0"));
+	ok(vmimg_vm_create(svc, "late", &err));
+	ok(vmimg_disk_create(svc, "late/d", &spec, &err));
+	ok(vmimg_add_member(svc, "late", "c", &err));
+	ok(create("s1"));
+	snprintf(increment, sizeof(increment), "%s.1", out_dir);
+	export("c@s0", NULL, out_dir);
+	export("c@s1", "c@s0", increment);
+	ok(vmimg_close(svc));
+	cr_assert_eq(eng_record_remove_tree(store_dir), 0);
+	open_store();
+	ok(vmimg_import_snapshot(svc, out_dir, "{\"Synchronous\": true}", NULL, &err));
+	cr_assert_geq(eng_fault_add(fault, &rule), 0);
+	cr_expect_neq(vmimg_import_snapshot(svc, increment, "{\"Synchronous\": true}", NULL, &err),
+		      VMIMG_OK);
+	cr_expect(strstr(err.message, "a snapshot is being created"), "%s", err.message);
+	eng_fault_clear(fault);
+	cr_assert_not_null(creating);
+	ok(vmimg_job_wait(creating, UINT64_MAX));
+	vmimg_job_info(creating, &info);
+	cr_expect_eq(info.job_state, VMIMG_JOB_COMPLETED, "%s", info.error_description);
+	vmimg_job_put(creating);
+}
+
 /* --- two to one directory --- */
 
 static uint32_t second_code;
