@@ -67,6 +67,9 @@ uint32_t storm_known(const char *id); /* 0: not known */
 /* One request, waited for. */
 int32_t storm_transfer(struct storm_thread *t, struct vmimg_queue *queue, struct vmimg_disk *disk,
 		       uint8_t op, void *buf, size_t len, uint64_t offset);
+/* The version that @disk, attached as number @d of storm_disks or a copy of it, holds. */
+uint32_t storm_read_one(struct storm_thread *t, struct vmimg_queue *queue, struct vmimg_disk *disk,
+			unsigned d);
 /*
  * The version that the four disks hold, @before in front of each name ("c@s/", "t-" or ""), read on a queue
  * of the thread's own. 0: one could not be attached, @t->err says why. Fails where one holds none, or they

@@ -242,12 +242,63 @@ static void remove_collection(struct storm_thread *t, const char *prefix, const 
 		storm_fail(t, "%lld: %s", (long long)code, t->err.message);
 }
 
+/* Its disks attached: what they read is the same all the time, whatever the origins' snapshots come to. */
+static void flatten_attached(struct storm_thread *t, const char *to, const char *before,
+			     uint32_t version)
+{
+	struct vmimg_disk *disks[STORM_DISKS];
+	struct vmimg_queue *queue = NULL;
+	struct vmimg_job *job = NULL;
+	unsigned d = 0;
+	char name[60];
+
+	if (vmimg_queue_create(storm_svc, 16, &t->err, &queue) < 0)
+		storm_fail(t, "no queue: %s", t->err.message);
+	for (; d < STORM_DISKS; d++) {
+		snprintf(name, sizeof(name), "%s%s", before, storm_disks[d]);
+		if (vmimg_disk_attach(queue, name, 0, &t->err, &disks[d]) < 0)
+			storm_fail(t, "%s cannot be attached: %s", name, t->err.message);
+	}
+	if (vmimg_flatten(storm_svc, to, 0, 0, &job, &t->err) != VMIMG_JOB_STARTED)
+		storm_fail(t, "%s", t->err.message);
+	do {
+		d = (unsigned)storm_pick(t, STORM_DISKS);
+		if (storm_read_one(t, queue, disks[d], d) != version)
+			storm_fail(t, "%s holds another version than %u", storm_disks[d], version);
+	} while (vmimg_job_wait(job, 0) < 0);
+	if (!storm_job(t, job, NULL))
+		storm_fail(t, "%s", t->err.message);
+	for (d = 0; d < STORM_DISKS; d++)
+		if (storm_read_one(t, queue, disks[d], d) != version ||
+		    vmimg_disk_detach(disks[d]) < 0)
+			storm_fail(t, "%s, flattened and attached, is not version %u",
+				   storm_disks[d], version);
+	vmimg_queue_destroy(queue);
+}
+
+static void flatten(struct storm_thread *t, const char *to, const char *before, uint32_t version)
+{
+	struct vmimg_job *job = NULL;
+	uint32_t code;
+
+	snprintf(t->doing, sizeof(t->doing), "flatten %s", to);
+	if (storm_pick(t, 2)) {
+		flatten_attached(t, to, before, version);
+	} else {
+		code = vmimg_flatten(storm_svc, to, 0, 0, &job, &t->err);
+		if (code != VMIMG_JOB_STARTED || !storm_job(t, job, NULL))
+			storm_fail(t, "%u: %s", code, t->err.message);
+	}
+	if (storm_read(t, storm_svc, before) != version)
+		storm_fail(t, "the flattened clone holds another version than %u", version);
+}
+
 /* The one that a clone is of is what it holds; one that was made anew meanwhile would be another. */
 void storm_clone(struct storm_thread *t)
 {
 	char name[40], to[20], before[24], from[80], now[80];
 	struct vmimg_job *job = NULL;
-	uint32_t version, code;
+	uint32_t version;
 
 	storm_some_name(t, '@', name);
 	storm_text(t, storm_svc, VMIMG_KIND_SNAPSHOT, name, "snapshot_id", from);
@@ -263,14 +314,8 @@ void storm_clone(struct storm_thread *t)
 		storm_fail(t, "the clone cannot be read: %s", t->err.message);
 	if (from[0] && !strcmp(from, now))
 		storm_note(t, from, version);
-	if (storm_pick(t, 2)) {
-		snprintf(t->doing, sizeof(t->doing), "flatten %s", to);
-		code = vmimg_flatten(storm_svc, to, 0, 0, &job, &t->err);
-		if (code == VMIMG_JOB_STARTED)
-			storm_job(t, job, NULL);
-		if (storm_read(t, storm_svc, before) != version)
-			storm_fail(t, "the flattened clone holds another version than %u", version);
-	}
+	if (storm_pick(t, 2))
+		flatten(t, to, before, version);
 	remove_collection(t, to, "");
 }
 

@@ -78,8 +78,8 @@ int32_t storm_transfer(struct storm_thread *t, struct vmimg_queue *queue, struct
 	return done.result;
 }
 
-static uint32_t version_of(struct storm_thread *t, struct vmimg_queue *queue,
-			   struct vmimg_disk *disk, unsigned d)
+uint32_t storm_read_one(struct storm_thread *t, struct vmimg_queue *queue, struct vmimg_disk *disk,
+			unsigned d)
 {
 	uint64_t size = vmimg_disk_size(disk);
 	uint32_t version;
@@ -116,7 +116,7 @@ uint32_t storm_read(struct storm_thread *t, struct vmimg_service *svc, const cha
 			break;
 	}
 	for (unsigned d = 0; n == STORM_DISKS && d < n; d++) {
-		uint32_t v = version_of(t, queue, disks[d], d);
+		uint32_t v = storm_read_one(t, queue, disks[d], d);
 
 		/* Names are given again: the caller knows whether it was one all the time. */
 		version = d == 0 || v == version ? v : UINT32_MAX;

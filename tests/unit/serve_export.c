@@ -174,7 +174,7 @@ static void make_snapshot(void)
 		     0);
 }
 
-/* X-3, NB-1 */
+/* X-3, NB-1, BQ-22 */
 Test(serve_export, a_name_given_again_is_another_snapshots)
 {
 	struct client old, also, new;
