@@ -92,9 +92,12 @@ static uint32_t delete_one(struct prune *p, size_t i, struct vmimg_error *err)
 		p->items[i].keep = true;
 		return VMIMG_OK;
 	}
-	if (code == VMIMG_INVALID_PARAMETER &&
-	    eng_catalog_get_snapshot_id(p->svc->store->catalog, &p->snaps[i].id, &now) == -ENOENT)
-		code = VMIMG_OK; /* somebody else did */
+	if (code == VMIMG_INVALID_PARAMETER) { /* unless somebody else did, or is at it */
+		int r = eng_catalog_get_snapshot_id(p->svc->store->catalog, &p->snaps[i].id, &now);
+
+		if (r == -ENOENT || (r == 0 && now.state != CAT_SNAPSHOT_COMPLETE))
+			code = VMIMG_OK;
+	}
 	if (code == VMIMG_OK) {
 		p->deleted[i] = true;
 		p->gone++;

@@ -64,7 +64,10 @@ int eng_branch_claim(struct eng_branch *b, struct fmt_error *err)
 		return fmt_fail(err, r,
 				"a disk of it is busy with a snapshot, an attach or a fold");
 	b->claimed = true;
-	return load_rows(b); /* a fold may have put other layers in their place until here */
+	/* A fold may have put other layers in their place until here. */
+	r = load_rows(b);
+	return r == -ENOENT ? fmt_fail(err, r, "%s@%s: deleted meanwhile", b->collection, b->name)
+			    : r;
 }
 
 int eng_branch_create_overlays(struct eng_branch *b, struct fmt_error *err)

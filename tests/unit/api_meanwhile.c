@@ -157,6 +157,51 @@ Test(api_meanwhile, prune_leaves_what_has_got_a_name)
 	expect_new_one();
 }
 
+static _Atomic bool deleting;
+
+static void take_long(void *arg)
+{
+	(void)arg;
+	deleting = true;
+	usleep(300000);
+}
+
+static void *delete_first(void *arg)
+{
+	struct vmimg_error why;
+
+	(void)arg;
+	if (vmimg_destroy_snapshot(svc, "c@s0", NULL, &why) != VMIMG_OK)
+		abort();
+	return NULL;
+}
+
+/* RT-7: what somebody else is deleting just now is as good as gone. */
+Test(api_meanwhile, prune_goes_on_beside_another_deletion)
+{
+	const struct eng_fault_rule rule = {.ops = ENG_FAULT_PWRITE,
+					    .path = ".vm",
+					    .strike = take_long};
+	const struct vmimg_prune how = {.size_of = sizeof(how), .keep_last = 1};
+	char *json = NULL, id[37];
+	pthread_t thread;
+
+	ok(create("s0"));
+	ok(create("s1"));
+	ok(create("s2"));
+	cr_assert_geq(eng_fault_add(fault, &rule), 0);
+	cr_assert_eq(pthread_create(&thread, NULL, delete_first, NULL), 0);
+	while (!deleting)
+		usleep(1000);
+	ok(vmimg_prune_snapshots(svc, "c", &how, &err, &json));
+	vmimg_free(json);
+	pthread_join(thread, NULL);
+	snapshot_id("c@s1", id);
+	cr_expect_str_eq(id, "");
+	snapshot_id("c@s2", id);
+	cr_expect_str_neq(id, "");
+}
+
 static void export(const char *name, const char *base, const char *to)
 {
 	char settings[120];
