@@ -770,7 +770,7 @@ Test(engine_io_record, names_of_a_dead_process_are_durable_by_the_successors_syn
 {
 	unsigned n;
 
-	create_durable("store/a", "old");
+	eng_io_close(io, create_durable("store/a", "old"));
 	eng_io_close(io, create("store/b"));
 	cr_assert_eq(eng_io_rename(io, tmp_path(&tmp, "store/a"), tmp_path(&tmp, "store/c")), 0);
 	die(now(), 1);
