@@ -157,23 +157,34 @@ Test(api_meanwhile, prune_leaves_what_has_got_a_name)
 	expect_new_one();
 }
 
-static _Atomic bool deleting;
+static pthread_t other;
+static _Atomic unsigned strikes;
 
-static void take_long(void *arg)
-{
-	(void)arg;
-	deleting = true;
-	usleep(300000);
-}
-
-static void *delete_first(void *arg)
+static void *delete_other(void *arg)
 {
 	struct vmimg_error why;
 
 	(void)arg;
-	if (vmimg_destroy_snapshot(svc, "c@s0", NULL, &why) != VMIMG_OK)
+	if (vmimg_destroy_snapshot(svc, "c@s1", NULL, &why) != VMIMG_OK)
 		abort();
 	return NULL;
+}
+
+/* First within the pruning's own deletion: the other one begins, and waits for the disk. Then within that. */
+static void begin_other(void *arg)
+{
+	char id[37] = "some";
+
+	(void)arg;
+	if (atomic_fetch_add(&strikes, 1)) {
+		usleep(200000);
+		return;
+	}
+	pthread_create(&other, NULL, delete_other, NULL);
+	while (id[0]) {
+		usleep(1000);
+		snapshot_id("c@s1", id);
+	}
 }
 
 /* RT-7: what somebody else is deleting just now is as good as gone. */
@@ -181,24 +192,25 @@ Test(api_meanwhile, prune_goes_on_beside_another_deletion)
 {
 	const struct eng_fault_rule rule = {.ops = ENG_FAULT_PWRITE,
 					    .path = ".vm",
-					    .strike = take_long};
+					    .sticky = true,
+					    .strike = begin_other};
 	const struct vmimg_prune how = {.size_of = sizeof(how), .keep_last = 1};
 	char *json = NULL, id[37];
-	pthread_t thread;
 
 	ok(create("s0"));
 	ok(create("s1"));
 	ok(create("s2"));
+	ok(create("s3"));
+	ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
 	cr_assert_geq(eng_fault_add(fault, &rule), 0);
-	cr_assert_eq(pthread_create(&thread, NULL, delete_first, NULL), 0);
-	while (!deleting)
-		usleep(1000);
 	ok(vmimg_prune_snapshots(svc, "c", &how, &err, &json));
 	vmimg_free(json);
-	pthread_join(thread, NULL);
-	snapshot_id("c@s1", id);
-	cr_expect_str_eq(id, "");
+	eng_fault_clear(fault);
+	cr_assert_gt(strikes, 1u);
+	pthread_join(other, NULL);
 	snapshot_id("c@s2", id);
+	cr_expect_str_eq(id, "");
+	snapshot_id("c@s3", id);
 	cr_expect_str_neq(id, "");
 }
 
