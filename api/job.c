@@ -276,25 +276,35 @@ void api_job_end_locked(struct vmimg_job *job, const struct cat_job *row)
 	api_job_tell(job);
 }
 
-int vmimg_job_wait(struct vmimg_job *job, uint64_t timeout_ns)
+/* 0, or a positive errno. The job has not ended: its service is there, and the service's clock. */
+static int wait_locked(struct vmimg_job *job, uint64_t timeout_ns)
 {
 	bool forever = timeout_ns == UINT64_MAX;
+	struct timespec ts = {0};
 	uint64_t end;
-	struct timespec ts;
+	int r = 0;
+
+	if (__builtin_add_overflow(eng_io_now_ns(job->io), timeout_ns, &end) || end > INT64_MAX)
+		forever = true;
+	if (!forever) {
+		ts.tv_sec = (time_t)(end / 1000000000);
+		ts.tv_nsec = (long)(end % 1000000000);
+	}
+	while (r == 0 && !api_job_state_is_final(job->row.state))
+		r = forever ? pthread_cond_wait(&job->ended, &job->lock)
+			    : pthread_cond_timedwait(&job->ended, &job->lock, &ts);
+	return api_job_state_is_final(job->row.state) ? 0 : r;
+}
+
+int vmimg_job_wait(struct vmimg_job *job, uint64_t timeout_ns)
+{
 	int r = 0;
 
 	if (!job)
 		return -EINVAL;
-	if (__builtin_add_overflow(eng_io_now_ns(job->io), timeout_ns, &end) || end > INT64_MAX)
-		forever = true;
-	ts.tv_sec = forever ? 0 : (time_t)(end / 1000000000);
-	ts.tv_nsec = forever ? 0 : (long)(end % 1000000000);
 	pthread_mutex_lock(&job->lock);
-	while (r == 0 && !api_job_state_is_final(job->row.state))
-		r = forever ? pthread_cond_wait(&job->ended, &job->lock)
-			    : pthread_cond_timedwait(&job->ended, &job->lock, &ts);
-	if (api_job_state_is_final(job->row.state))
-		r = 0;
+	if (!api_job_state_is_final(job->row.state))
+		r = wait_locked(job, timeout_ns);
 	pthread_mutex_unlock(&job->lock);
 	return -r;
 }

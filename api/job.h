@@ -37,7 +37,7 @@ struct api_work {
 };
 
 struct vmimg_job {
-	struct eng_io *io;
+	struct eng_io *io;         /* until it has ended: a job may outlive its service */
 	struct eng_thread *thread; /* its own; joined by api_jobs_reap(). NULL: somebody else's */
 	uint64_t start_ns;         /* monotonic */
 	struct eng_progress progress;

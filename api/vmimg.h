@@ -521,7 +521,7 @@ struct vmimg_job_info {
 	uint64_t rate_limit;              /* bytes a second; 0: none */
 };
 
-/* By instance id. -ENOENT. The reference is released with vmimg_job_put(). */
+/* By instance id. -ENOENT. Release with vmimg_job_put(), before or after vmimg_close(). */
 VMIMG_API int vmimg_job_get(struct vmimg_service *svc, const char *instance_id,
 			    struct vmimg_error *err, struct vmimg_job **ret);
 VMIMG_API void vmimg_job_put(struct vmimg_job *job); /* NULL is fine */
