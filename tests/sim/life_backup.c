@@ -41,7 +41,7 @@ static void link_draw(struct life_link *link, const struct life_snap *snap)
 	link_forget(link);
 	*to = *snap;
 	to->count = 0;
-	snprintf(link->collection, sizeof(link->collection), "%s", world->group[snap->group].name);
+	memcpy(link->collection, world->group[snap->group].name, sizeof(link->collection));
 	for (uint32_t m = 0; m < snap->count; m++) {
 		to->member[m].state = life_state_copy(snap->member[m].state);
 		to->count++;
