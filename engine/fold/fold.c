@@ -373,10 +373,15 @@ void eng_folder_stop(struct eng_folder *folder)
 
 void eng_folder_sweep(struct eng_folder *folder)
 {
+	const struct want *w;
+
 	if (!folder)
 		return;
-	/* The thread is no more, and nobody else comes. What is swept puts new ones at the front. */
-	for (const struct want *w = folder->wants; w; w = w->next)
+	/* The thread is no more: none goes, and seals and what is swept put new ones at the front. */
+	pthread_mutex_lock(&folder->lock);
+	w = folder->wants;
+	pthread_mutex_unlock(&folder->lock);
+	for (; w; w = w->next)
 		eng_garbage_sweep(folder->store, &w->disk);
 }
 
