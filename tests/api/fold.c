@@ -332,6 +332,31 @@ Test(api_fold, settle_refuses_what_is_not_there)
 	expect_ok(vmimg_settle(svc, "empty", VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
 }
 
+/* FO-19: the folds that a deletion brings take layers away while whoever settles looks at the heads. */
+Test(api_fold, heads_are_looked_at_while_others_are_folded)
+{
+	enum { DISKS = 8, ROUNDS = 12 };
+	char name[32];
+
+	make_vm("web", DISKS);
+	make_collection("prod", "web", NULL);
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		for (unsigned d = 0; d < DISKS; d++) {
+			snprintf(name, sizeof(name), "web/d%u", d);
+			fill(name, i * 65536, 65536, 1 + i);
+		}
+		expect_ok(create("prod", "s"));
+		delete ("prod@s");
+		expect_ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT | VMIMG_SETTLE_WHOLE,
+				       UINT64_MAX, NULL, &err));
+	}
+	for (unsigned d = 0; d < DISKS; d++) {
+		snprintf(name, sizeof(name), "web/d%u", d);
+		for (unsigned i = 0; i < ROUNDS; i++)
+			expect_filled(name, i * 65536, 65536, 1 + i);
+	}
+}
+
 /* The process dies in the middle of a fold, and of a job that waits for it. */
 static void die_with_a_fold(void)
 {
