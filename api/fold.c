@@ -52,6 +52,9 @@ static void on_end(void *arg, struct eng_progress *progress, int r, const struct
 	(void)arg;
 	if (r == -ECANCELED)
 		fmt_fail(&why, r, "stopped, because the store needed the disk or is being closed");
+	else if (r == -ESTALE) /* nothing was claimed until its commit, and nothing is wrong */
+		r = fmt_fail(&why, -ECANCELED,
+			     "stopped, because the disk's layers are others by now; begun anew");
 	api_work_end(job, r, &why);
 }
 

@@ -244,9 +244,10 @@ static uint32_t check_members_locked(struct vmimg_service *svc, const struct req
 	int r;
 
 	if (eng_store_collection_in_cut(svc->store, &spec->collection.id))
-		return api_answer(err, VMIMG_INVALID_STATE,
-				  "collection %s: another snapshot of it is being created",
-				  spec->collection.name);
+		return api_answer(
+			err, VMIMG_INVALID_STATE,
+			"collection %s: another snapshot or reference point of it is being created",
+			spec->collection.name);
 	r = eng_snapshot_check(svc->store, spec, &why, &snap);
 	if (r < 0)
 		return api_answer_why(err,

@@ -137,9 +137,10 @@ static int add_member(struct eng_snapshot *s, const struct cat_disk *disk, struc
 	int r = mark_member(s->store, disk);
 
 	if (r < 0)
-		return fmt_fail(err, r, "%s/%s: %s", disk->vm_name, disk->name,
-				r == -EBUSY ? "another snapshot of it is being created"
-					    : strerror(-r));
+		return fmt_fail(
+			err, r, "%s/%s: %s", disk->vm_name, disk->name,
+			r == -EBUSY ? "another snapshot or reference point of it is being created"
+				    : strerror(-r));
 	m->disk = *disk;
 	m->index = (uint32_t)s->count++;
 	r = eng_entry_claim(s->store, &disk->id, 0, &m->entry);

@@ -176,6 +176,30 @@ Test(api_fold, a_cancelled_fold_is_not_begun_again_until_something_changes)
 	expect_content();
 }
 
+/* FO-15 */
+Test(api_fold, a_fold_whose_layers_change_has_not_failed)
+{
+	struct vmimg_job_info info;
+	struct vmimg_job *job;
+	int64_t layers;
+
+	make_chain();
+	expect_ok(vmimg_set_fold_rate(svc, MIB, &err));
+	layers = layers_of("web/d0");
+	delete ("prod@s1");
+	job = running_fold();
+	delete ("prod@s2"); /* which its result was to be of */
+	expect_ok(vmimg_job_set_rate(job, 0, &err));
+	cr_assert_eq(vmimg_job_wait(job, 10 * SECOND), 0);
+	expect_state(job, VMIMG_JOB_TERMINATED);
+	vmimg_job_info(job, &info);
+	cr_expect(strstr(info.error_description, "begun anew"), "%s", info.error_description);
+	vmimg_job_put(job);
+	expect_ok(vmimg_settle(svc, NULL, VMIMG_SETTLE_WAIT, UINT64_MAX, NULL, &err));
+	cr_expect_eq(layers_of("web/d0"), layers - 2, "three layers are one");
+	expect_content();
+}
+
 /* FO-17 */
 Test(api_fold, settle_begins_a_cancelled_fold_again)
 {
