@@ -109,11 +109,12 @@ static char *disk_uri(const char *name, const char *socket)
 
 static int open_served(struct copy *c, bool writes)
 {
+	char socket_path[CLI_SOCKET_MAX];
 	struct vmimg_error err = {0};
 	json_t *server = NULL;
 	const char *socket;
 	char *uri = NULL;
-	int status = check_name(c), r;
+	int status = check_name(c), dir_fd = -1, r;
 
 	if (!status)
 		status = cli_call(c->session, "Server", json_object(), &server);
@@ -124,12 +125,17 @@ static int open_served(struct copy *c, bool writes)
 		status = cli_error(c->cli, -ENOTSUP,
 				   "%s: the store is served without an NBD socket", c->name);
 	} else {
-		uri = disk_uri(c->name, socket);
-		r = uri ? backend_open_nbd(&c->disk, uri, DEPTH + 1, writes, &err) : -ENOMEM;
+		r = cli_socket_path(socket, socket_path, &dir_fd);
+		uri = r == 0 ? disk_uri(c->name, socket_path) : NULL;
+		if (r == 0)
+			r = uri ? backend_open_nbd(&c->disk, uri, DEPTH + 1, writes, &err)
+				: -ENOMEM;
 		if (r < 0)
 			status = cli_fail(c->cli, r, &err);
 	}
 	json_decref(server);
+	if (dir_fd >= 0)
+		close(dir_fd);
 	free(uri);
 	return status;
 }

@@ -7,6 +7,7 @@
 #include "cli/options.h"
 #include "cli/output.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -29,26 +30,39 @@ struct cli_session {
 
 /* --- the connection --- */
 
-/* A path may be longer than an address holds: then through a descriptor of its directory. */
-static int connect_to(const char *path)
+static_assert(CLI_SOCKET_MAX == sizeof(((struct sockaddr_un *)NULL)->sun_path), "an address");
+
+int cli_socket_path(const char *path, char ret[static CLI_SOCKET_MAX], int *dir_fd)
 {
-	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	const char *slash = strrchr(path, '/');
 	char *dir = NULL;
-	int dir_fd = -1;
 	int fd = -1;
 	int r = 0;
 
-	if (strlen(path) < sizeof(address.sun_path)) {
-		snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+	if (strlen(path) < CLI_SOCKET_MAX) {
+		snprintf(ret, CLI_SOCKET_MAX, "%s", path);
 	} else {
 		dir = slash ? strndup(path, (size_t)(slash - path) + 1) : NULL;
-		dir_fd = dir ? open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
-		if (dir_fd < 0 ||
-		    snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/%s",
-			     dir_fd, slash + 1) >= (int)sizeof(address.sun_path))
+		fd = dir ? open(dir, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+		if (fd < 0 || snprintf(ret, CLI_SOCKET_MAX, "/proc/self/fd/%d/%s", fd, slash + 1) >=
+				      CLI_SOCKET_MAX)
 			r = -ENOENT;
 	}
+	if (r < 0 && fd >= 0)
+		close(fd);
+	free(dir);
+	if (r == 0)
+		*dir_fd = fd;
+	return r;
+}
+
+static int connect_to(const char *path)
+{
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	int dir_fd = -1;
+	int fd = -1;
+	int r = cli_socket_path(path, address.sun_path, &dir_fd);
+
 	if (r == 0)
 		fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (r == 0 && (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0))
@@ -57,7 +71,6 @@ static int connect_to(const char *path)
 		close(fd);
 	if (dir_fd >= 0)
 		close(dir_fd);
-	free(dir);
 	return r < 0 ? r : fd;
 }
 

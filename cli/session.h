@@ -13,6 +13,8 @@
 
 struct cli_session;
 
+#define CLI_SOCKET_MAX 108 /* bytes of a Unix socket's address */
+
 /*
  * The store named by -s or VMIMG_STORE: opened, or reached through the control socket of the server
  * that has it; waits cli->lock_timeout_ns while a process has it that is no server. @options: for an idle
@@ -26,6 +28,11 @@ int cli_begin_quietly(struct cli *cli, const struct vmimg_options *options, stru
 int cli_begin_served(struct cli *cli, struct cli_session **ret);
 /* Returns @status, or CLI_FAILURE when closing failed. NULL is fine. */
 int cli_end(struct cli *cli, struct cli_session *session, int status);
+/*
+ * A path to connect to in place of @path, which may be longer than an address holds: then it goes through a
+ * descriptor of its directory, to be closed when connected (else -1). -ENOENT: there is no such directory.
+ */
+int cli_socket_path(const char *path, char ret[static CLI_SOCKET_MAX], int *dir_fd);
 /* NULL: the store is served. */
 struct vmimg_service *cli_service(const struct cli_session *session);
 
