@@ -23,7 +23,7 @@ has independent true "says so"
 fails 1 "" "a disk is not made twice" disk create web/root --size=8M
 fails 1 '"ENOENT"' "a disk needs its VM" disk create nobody/root --size=8M --output=json
 fails 1 "" "a size is a multiple of 512" disk create web/odd --size=1000
-fails 2 "size or --from" "a disk needs a size or a file" disk create web/none
+fails 2 "--size, .*or --from" "a disk needs a size or a file" disk create web/none
 ok "a larger block size" disk create web/big --size=4M --block-size=64K --output=json
 has block_size 65536 "is kept"
 fails 2 "power of two" "a block size is a power of two" disk create web/x --size=4M --block-size=12K
