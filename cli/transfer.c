@@ -137,6 +137,8 @@ static void hop_end(struct hop *hop, bool failed)
 	/* Who waits for input that nobody wants any more is not waited for. */
 	if (!(failed && hop->from == STDIN_FILENO))
 		hop_join(hop);
+	else if (hop->started)
+		pthread_detach(hop->thread);
 	if (hop->path[0])
 		unlink(hop->path);
 	if (hop->dir[0])
