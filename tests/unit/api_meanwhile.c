@@ -224,6 +224,18 @@ static void export(const char *name, const char *base, const char *to)
 	ok(vmimg_export_snapshot(svc, name, to, settings, NULL, &err));
 }
 
+/* Another store, that has c@s0; c@s1 is an increment beside it, at @increment. */
+static void begin_anew_with_s0(char increment[120])
+{
+	snprintf(increment, 120, "%s.1", out_dir);
+	export("c@s0", NULL, out_dir);
+	export("c@s1", "c@s0", increment);
+	ok(vmimg_close(svc));
+	cr_assert_eq(eng_record_remove_tree(store_dir), 0);
+	open_store();
+	ok(vmimg_import_snapshot(svc, out_dir, "{\"Synchronous\": true}", NULL, &err));
+}
+
 /* IP-5: the base that was merged, and not its namesake. */
 Test(api_meanwhile, merging_import_leaves_what_has_got_its_bases_name)
 {
@@ -238,13 +250,7 @@ Test(api_meanwhile, merging_import_leaves_what_has_got_its_bases_name)
 	ok(create("s0"));
 	write_byte(2);
 	ok(create("s1"));
-	snprintf(increment, sizeof(increment), "%s.1", out_dir);
-	export("c@s0", NULL, out_dir);
-	export("c@s1", "c@s0", increment);
-	ok(vmimg_close(svc));
-	cr_assert_eq(eng_record_remove_tree(store_dir), 0);
-	open_store();
-	ok(vmimg_import_snapshot(svc, out_dir, "{\"Synchronous\": true}", NULL, &err));
+	begin_anew_with_s0(increment);
 	again = (struct again){.name = "c@s0", .once = "c@s1"};
 	cr_assert_geq(eng_fault_add(fault, &rule), 0);
 	ok(vmimg_import_snapshot(svc, increment, "{\"Synchronous\": true, \"BackupIntent\": 2}",
@@ -288,13 +294,7 @@ Test(api_meanwhile, import_makes_no_member_while_a_snapshot_is_created)
 	ok(vmimg_disk_create(svc, "late/d", &spec, &err));
 	ok(vmimg_add_member(svc, "late", "c", &err));
 	ok(create("s1"));
-	snprintf(increment, sizeof(increment), "%s.1", out_dir);
-	export("c@s0", NULL, out_dir);
-	export("c@s1", "c@s0", increment);
-	ok(vmimg_close(svc));
-	cr_assert_eq(eng_record_remove_tree(store_dir), 0);
-	open_store();
-	ok(vmimg_import_snapshot(svc, out_dir, "{\"Synchronous\": true}", NULL, &err));
+	begin_anew_with_s0(increment);
 	cr_assert_geq(eng_fault_add(fault, &rule), 0);
 	cr_expect_neq(vmimg_import_snapshot(svc, increment, "{\"Synchronous\": true}", NULL, &err),
 		      VMIMG_OK);
